@@ -1,0 +1,2 @@
+//! The `fed` command.
+fn main() {}

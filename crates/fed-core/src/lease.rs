@@ -1,0 +1,57 @@
+//! Leases and timeouts: the one table of them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How long each part of a federation outlives the one it depends on.
+///
+/// | between | value | what happens when it lapses |
+/// |---|---|---|
+/// | operator → agent | `federation` (default 5 min), renewed each third | the site ends the federation: workers, sandbox, files |
+/// | agent → node | `federation` | the node ends its sandbox |
+/// | node → workers | at once | the closed pipe ends the sandbox |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leases {
+    federation: Duration,
+}
+
+impl Leases {
+    /// Shortest lease: below it a renewal that is late by one round trip would end a federation.
+    pub const MIN: Duration = Duration::from_secs(3);
+    /// Longest lease: a site should not hold a dead operator's workers for longer than a day.
+    pub const MAX: Duration = Duration::from_secs(24 * 3600);
+    /// How long connecting to an agent may take.
+    pub const CONNECT: Duration = Duration::from_secs(5);
+    /// How long one call to an agent may take, unless it says otherwise.
+    pub const CALL: Duration = Duration::from_secs(30);
+    /// How long the mesh may take until every pair of members has shaken hands.
+    pub const REACH: Duration = Duration::from_secs(15);
+    /// How long the workers of `fed up` may take until the scheduler knows all of them.
+    pub const REGISTER: Duration = Duration::from_secs(120);
+    /// How long a process may take from SIGTERM until SIGKILL.
+    pub const GRACE: Duration = Duration::from_secs(3);
+
+    /// Makes a table with this lease, limited to [`Leases::MIN`]`..=`[`Leases::MAX`].
+    pub fn new(federation: Duration) -> Self {
+        Self {
+            federation: federation.clamp(Self::MIN, Self::MAX),
+        }
+    }
+
+    /// How long a site keeps a federation after the last renewal.
+    pub fn federation(self) -> Duration {
+        self.federation
+    }
+
+    /// How often a lease is renewed: two renewals may be lost.
+    pub fn renewal(self) -> Duration {
+        self.federation / 3
+    }
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(5 * 60))
+    }
+}

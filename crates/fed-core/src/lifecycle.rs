@@ -1,0 +1,563 @@
+//! The life of a federation as a state machine: events in, actions out.
+//!
+//! Steps of different members run side by side; a barrier stands only where the next step needs
+//! what all members answered: nothing starts before every site's versions are known, peers are
+//! exchanged once every node has made its key, and workers start once the mesh is whole.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{MemberId, Plan, Request, SiteDescription, SiteName};
+
+/// One thing to do. Each is answered by one [`Event`], or by [`Event::Failed`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Ask a site what it offers. Answer: [`Event::Described`].
+    Describe(SiteName),
+    /// Start a member's node. Answer: [`Event::Prepared`].
+    Prepare(MemberId),
+    /// Start the scheduler in the operator's node. Answer: [`Event::SchedulerStarted`].
+    StartScheduler,
+    /// Tell a member's node its peers. Answer: [`Event::Connected`].
+    Connect(MemberId, Vec<Peer>),
+    /// Wait until a member's node has reached all its peers. Answer: [`Event::Reached`].
+    Probe(MemberId),
+    /// Start a site's workers. Answer: [`Event::WorkersStarted`].
+    StartWorkers(MemberId),
+    /// Wait until the scheduler knows these workers. Answer: [`Event::WorkersRegistered`].
+    AwaitWorkers(Vec<String>),
+    /// Open the gateway and tell clients how to find it. Answer: [`Event::Published`].
+    Publish,
+    /// End a member's part and leave nothing there. Answer: [`Event::Left`].
+    Leave(MemberId),
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A site told what it offers.
+    Described(SiteName, Box<SiteDescription>),
+    /// A member's node runs.
+    Prepared(MemberId, Peer),
+    /// The scheduler accepts connections.
+    SchedulerStarted,
+    /// A member's node knows its peers.
+    Connected(MemberId),
+    /// A member's node has shaken hands with all its peers.
+    Reached(MemberId),
+    /// A site's workers were started.
+    WorkersStarted(MemberId, Vec<String>),
+    /// The scheduler knows all workers.
+    WorkersRegistered,
+    /// Clients can connect.
+    Published,
+    /// A member's part has ended, or its lease will end it.
+    Left(MemberId),
+    /// An action failed, or a part that everything depends on died.
+    Failed(Failure),
+    /// The operator asked for the end.
+    End,
+}
+
+/// A member's node, as the other members must know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The member.
+    pub member: MemberId,
+    /// X25519 public key, base64.
+    pub public_key: String,
+    /// `host:port`, or nothing where the node can only dial out.
+    pub endpoint: Option<String>,
+}
+
+/// An action that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[error("{}{message}", .member.as_ref().map(|name| format!("{name}: ")).unwrap_or_default())]
+pub struct Failure {
+    /// The site, or `operator`; nothing if the federation as a whole failed.
+    pub member: Option<String>,
+    /// What failed, where, and what to do.
+    pub message: String,
+}
+
+/// Where a federation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Sites are asked what they offer.
+    Describing,
+    /// Nodes start.
+    Preparing,
+    /// The mesh is built.
+    Connecting,
+    /// Workers start.
+    Starting,
+    /// The gateway opens.
+    Publishing,
+    /// Clients can compute.
+    Running,
+    /// Everything is being ended.
+    Ending,
+    /// Nothing is left.
+    Ended,
+}
+
+/// Why a federation ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The operator asked.
+    Asked,
+    /// Something failed.
+    Failed(Failure),
+}
+
+/// How far one member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberState {
+    /// Nothing runs there.
+    Idle,
+    /// Its node is being started.
+    Preparing,
+    /// Its node runs.
+    Prepared,
+    /// Its node knows its peers.
+    Connected,
+    /// Its node has reached its peers.
+    Reached,
+    /// Its workers were started.
+    Started,
+    /// It is being ended.
+    Leaving,
+    /// Its part has ended.
+    Left,
+}
+
+/// The state machine of one federation.
+#[derive(Debug)]
+pub struct Lifecycle {
+    request: Request,
+    phase: Phase,
+    descriptions: BTreeMap<SiteName, SiteDescription>,
+    plan: Option<Plan>,
+    members: BTreeMap<MemberId, MemberState>,
+    peers: BTreeMap<MemberId, Peer>,
+    workers: Vec<String>,
+    scheduler: bool,
+    reason: Option<Reason>,
+}
+
+impl Lifecycle {
+    /// Begins a federation; returns the first actions.
+    pub fn begin(request: Request) -> (Self, Vec<Action>) {
+        let mut this = Self {
+            phase: Phase::Describing,
+            descriptions: BTreeMap::new(),
+            plan: None,
+            members: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            workers: Vec::new(),
+            scheduler: false,
+            reason: None,
+            request,
+        };
+        let actions = match this.request.check() {
+            Ok(()) => this
+                .request
+                .sites
+                .iter()
+                .cloned()
+                .map(Action::Describe)
+                .collect(),
+            Err(error) => this.end(Reason::Failed(Failure {
+                member: None,
+                message: error.to_string(),
+            })),
+        };
+        (this, actions)
+    }
+
+    /// Where the federation stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The plan, once every site has answered.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// How far each member is.
+    pub fn members(&self) -> &BTreeMap<MemberId, MemberState> {
+        &self.members
+    }
+
+    /// Why the federation ends, once it does.
+    pub fn reason(&self) -> Option<&Reason> {
+        self.reason.as_ref()
+    }
+
+    /// Takes one event; returns what to do next. An event that comes late, or twice, does nothing.
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+        match event {
+            Event::Described(site, description) => self.described(site, *description),
+            Event::Prepared(member, peer) => self.prepared(member, peer),
+            Event::SchedulerStarted => {
+                self.scheduler = true;
+                self.start_workers()
+            }
+            Event::Connected(member) => self.connected(member),
+            Event::Reached(member) => {
+                self.advance(member, MemberState::Connected, MemberState::Reached);
+                self.start_workers()
+            }
+            Event::WorkersStarted(member, names) => self.workers_started(member, names),
+            Event::WorkersRegistered => self.registered(),
+            Event::Published => {
+                if self.phase == Phase::Publishing {
+                    self.phase = Phase::Running;
+                }
+                Vec::new()
+            }
+            Event::Left(member) => self.left(member),
+            Event::Failed(failure) => self.failed(failure),
+            Event::End => self.end(Reason::Asked),
+        }
+    }
+
+    fn described(&mut self, site: SiteName, description: SiteDescription) -> Vec<Action> {
+        if self.phase != Phase::Describing || !self.request.sites.contains(&site) {
+            return Vec::new();
+        }
+        self.descriptions.insert(site, description);
+        if self.descriptions.len() < self.request.sites.len() {
+            return Vec::new();
+        }
+        match Plan::new(&self.request, &self.descriptions) {
+            Ok(plan) => {
+                let members: Vec<_> = plan.members().into_iter().map(|member| member.id).collect();
+                self.members = members
+                    .iter()
+                    .map(|member| (*member, MemberState::Preparing))
+                    .collect();
+                self.plan = Some(plan);
+                self.phase = Phase::Preparing;
+                members.into_iter().map(Action::Prepare).collect()
+            }
+            Err(error) => self.end(Reason::Failed(Failure {
+                member: None,
+                message: error.to_string(),
+            })),
+        }
+    }
+
+    fn prepared(&mut self, member: MemberId, peer: Peer) -> Vec<Action> {
+        // A node that came up while the federation was already ending must be ended too.
+        if self.phase == Phase::Ending {
+            return self.leave(member);
+        }
+        if !self.advance(member, MemberState::Preparing, MemberState::Prepared) {
+            return Vec::new();
+        }
+        self.peers.insert(member, peer);
+        let mut actions = Vec::new();
+        if member == MemberId::OPERATOR {
+            actions.push(Action::StartScheduler);
+        }
+        if self.all(MemberState::Prepared) {
+            self.phase = Phase::Connecting;
+            actions.extend(self.members.keys().map(|member| {
+                let others = self.peers.values().filter(|peer| peer.member != *member);
+                Action::Connect(*member, others.cloned().collect())
+            }));
+        }
+        actions
+    }
+
+    fn connected(&mut self, member: MemberId) -> Vec<Action> {
+        if self.advance(member, MemberState::Prepared, MemberState::Connected) {
+            vec![Action::Probe(member)]
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn start_workers(&mut self) -> Vec<Action> {
+        if self.phase != Phase::Connecting || !self.scheduler || !self.all(MemberState::Reached) {
+            return Vec::new();
+        }
+        self.phase = Phase::Starting;
+        self.members
+            .insert(MemberId::OPERATOR, MemberState::Started);
+        let sites = self
+            .members
+            .keys()
+            .filter(|member| **member != MemberId::OPERATOR);
+        sites.copied().map(Action::StartWorkers).collect()
+    }
+
+    fn workers_started(&mut self, member: MemberId, names: Vec<String>) -> Vec<Action> {
+        if self.phase != Phase::Starting
+            || !self.advance(member, MemberState::Reached, MemberState::Started)
+        {
+            return Vec::new();
+        }
+        self.workers.extend(names);
+        if !self.all(MemberState::Started) {
+            return Vec::new();
+        }
+        self.workers.sort();
+        vec![Action::AwaitWorkers(self.workers.clone())]
+    }
+
+    fn registered(&mut self) -> Vec<Action> {
+        if self.phase != Phase::Starting || !self.all(MemberState::Started) {
+            return Vec::new();
+        }
+        self.phase = Phase::Publishing;
+        vec![Action::Publish]
+    }
+
+    /// A member whose node could not be started still gets its [`Action::Leave`]: the call may
+    /// have reached the site although its answer never came back.
+    fn failed(&mut self, failure: Failure) -> Vec<Action> {
+        let failed = self.plan.as_ref().and_then(|plan| {
+            let members = plan.members();
+            let member = members
+                .into_iter()
+                .find(|member| Some(&member.name) == failure.member.as_ref());
+            member.map(|member| member.id)
+        });
+        let mut actions = self.end(Reason::Failed(failure));
+        if let Some(member) = failed
+            && self.members.get(&member) == Some(&MemberState::Preparing)
+        {
+            actions.extend(self.leave(member));
+        }
+        actions
+    }
+
+    /// Ends every member whose node runs. One whose node is just being started is ended when that
+    /// is answered, so that the end cannot overtake the start.
+    fn end(&mut self, reason: Reason) -> Vec<Action> {
+        if self.phase >= Phase::Ending {
+            return Vec::new();
+        }
+        self.reason = Some(reason);
+        self.phase = Phase::Ending;
+        let started: Vec<MemberId> = self
+            .members
+            .iter()
+            .filter(|(_, state)| **state >= MemberState::Prepared)
+            .map(|(member, _)| *member)
+            .collect();
+        let actions = started
+            .into_iter()
+            .flat_map(|member| self.leave(member))
+            .collect();
+        self.finish();
+        actions
+    }
+
+    fn leave(&mut self, member: MemberId) -> Vec<Action> {
+        match self.members.get_mut(&member) {
+            Some(state) if *state < MemberState::Leaving => {
+                *state = MemberState::Leaving;
+                vec![Action::Leave(member)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn left(&mut self, member: MemberId) -> Vec<Action> {
+        self.advance(member, MemberState::Leaving, MemberState::Left);
+        self.finish();
+        Vec::new()
+    }
+
+    fn finish(&mut self) {
+        let done = |state: &MemberState| matches!(state, MemberState::Idle | MemberState::Left);
+        if self.phase == Phase::Ending && self.members.values().all(done) {
+            self.phase = Phase::Ended;
+        }
+    }
+
+    fn advance(&mut self, member: MemberId, from: MemberState, to: MemberState) -> bool {
+        match self.members.get_mut(&member) {
+            Some(state) if *state == from => {
+                *state = to;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn all(&self, wanted: MemberState) -> bool {
+        self.members.values().all(|state| *state == wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::plan::tests::{description, request};
+
+    /// Carries out actions in memory, in any order, and fails one of them if told to.
+    struct World {
+        lifecycle: Lifecycle,
+        pending: Vec<Action>,
+        log: Vec<Action>,
+    }
+
+    impl World {
+        fn new(sites: &[&str]) -> Self {
+            let (lifecycle, pending) = Lifecycle::begin(request(sites));
+            Self {
+                lifecycle,
+                log: pending.clone(),
+                pending,
+            }
+        }
+
+        fn take(&mut self, event: Event) {
+            let actions = self.lifecycle.handle(event);
+            self.log.extend(actions.iter().cloned());
+            self.pending.extend(actions);
+        }
+
+        fn name(&self, member: MemberId) -> Option<String> {
+            let members = self.lifecycle.plan()?.members();
+            members
+                .into_iter()
+                .find(|other| other.id == member)
+                .map(|member| member.name)
+        }
+
+        fn answer(&mut self, action: Action) -> Event {
+            match action {
+                Action::Describe(site) => {
+                    let description = description(site.as_str(), &[site.as_str()]);
+                    Event::Described(site, Box::new(description))
+                }
+                Action::Prepare(member) => Event::Prepared(
+                    member,
+                    Peer {
+                        member,
+                        public_key: format!("key{}", member.number()),
+                        endpoint: None,
+                    },
+                ),
+                Action::StartScheduler => Event::SchedulerStarted,
+                Action::Connect(member, _) => Event::Connected(member),
+                Action::Probe(member) => Event::Reached(member),
+                Action::StartWorkers(member) => {
+                    Event::WorkersStarted(member, vec![format!("w-{}", member.number())])
+                }
+                Action::AwaitWorkers(_) => Event::WorkersRegistered,
+                Action::Publish => Event::Published,
+                Action::Leave(member) => Event::Left(member),
+            }
+        }
+
+        fn fail(&mut self, action: &Action) -> Event {
+            let member = match action {
+                Action::Describe(site) => Some(site.to_string()),
+                Action::Prepare(member)
+                | Action::Connect(member, _)
+                | Action::Probe(member)
+                | Action::StartWorkers(member)
+                | Action::Leave(member) => self.name(*member),
+                Action::StartScheduler | Action::AwaitWorkers(_) | Action::Publish => None,
+            };
+            Event::Failed(Failure {
+                member,
+                message: "broke".into(),
+            })
+        }
+    }
+
+    #[test]
+    fn runs_and_ends() {
+        let mut world = World::new(&["ecmwf", "eumetsat"]);
+        while let Some(action) = world.pending.pop() {
+            let event = world.answer(action);
+            world.take(event);
+        }
+        assert_eq!(world.lifecycle.phase(), Phase::Running);
+        let connect = world
+            .log
+            .iter()
+            .filter(|action| matches!(action, Action::Connect(_, peers) if peers.len() == 2));
+        assert_eq!(connect.count(), 3);
+        world.take(Event::End);
+        while let Some(action) = world.pending.pop() {
+            let event = world.answer(action);
+            world.take(event);
+        }
+        assert_eq!(world.lifecycle.phase(), Phase::Ended);
+        assert_eq!(world.lifecycle.reason(), Some(&Reason::Asked));
+    }
+
+    #[test]
+    fn a_version_that_stops_starts_nothing() {
+        let mut world = World::new(&["ecmwf"]);
+        let mut wrong = description("ecmwf", &["ecmwf"]);
+        wrong.python.version = "3.9.2".into();
+        world.take(Event::Described("ecmwf".parse().unwrap(), Box::new(wrong)));
+        assert_eq!(world.lifecycle.phase(), Phase::Ended);
+        assert!(
+            world
+                .log
+                .iter()
+                .all(|action| matches!(action, Action::Describe(_)))
+        );
+    }
+
+    proptest! {
+        /// Whatever order answers come in, and whichever action fails or is interrupted: a started
+        /// node is ended exactly once, never before its start was answered, and the end is reached.
+        #[test]
+        fn whatever_is_started_is_ended(
+            order in proptest::collection::vec(any::<proptest::sample::Index>(), 60),
+            trouble in 0usize..40,
+            interrupt: bool,
+            sites in 1usize..4,
+        ) {
+            let names = ["a", "b", "c"];
+            let mut world = World::new(&names[..sites]);
+            let mut answered = Vec::new();
+            for (step, index) in order.iter().enumerate() {
+                if step == trouble && interrupt {
+                    world.take(Event::End);
+                }
+                if world.pending.is_empty() {
+                    world.take(Event::End);
+                    if world.pending.is_empty() { break; }
+                }
+                let action = world.pending.swap_remove(index.index(world.pending.len()));
+                let event = if step == trouble && !interrupt && !matches!(action, Action::Leave(_)) {
+                    world.fail(&action)
+                } else {
+                    world.answer(action.clone())
+                };
+                if let Action::Leave(member) = action {
+                    prop_assert!(answered.contains(&Action::Prepare(member)));
+                }
+                answered.push(action);
+                world.take(event);
+            }
+            prop_assert_eq!(world.lifecycle.phase(), Phase::Ended);
+            let count = |wanted: &Action| world.log.iter().filter(|action| *action == wanted).count();
+            for number in 0..=3 {
+                let member = MemberId::site(number);
+                prop_assert_eq!(count(&Action::Prepare(member)), count(&Action::Leave(member)));
+            }
+        }
+    }
+}
