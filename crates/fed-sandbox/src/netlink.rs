@@ -1,0 +1,132 @@
+use std::io;
+use std::net::IpAddr;
+
+use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use crate::failure::{At, Failure, Step};
+use crate::spec::TunSpec;
+
+/// Brings up the loopback and the TUN of the current network namespace.
+pub(crate) fn set_up(tun: &TunSpec) -> Result<(), Failure> {
+    let mut netlink = Netlink::open().at(Step::Network, "netlink")?;
+    let loopback = index("lo").at(Step::Network, "lo")?;
+    netlink.set_link(up(loopback)).at(Step::Network, "lo")?;
+    let device = index(&tun.name).at(Step::Network, &tun.name)?;
+    for message in [without_own_address(device), up_with_mtu(device, tun.mtu)] {
+        netlink.set_link(message).at(Step::Network, &tun.name)?;
+    }
+    netlink
+        .add_address(address(device, tun))
+        .at(Step::Network, &tun.name)
+}
+
+fn index(name: &str) -> io::Result<u32> {
+    Ok(if_nametoindex(name)?)
+}
+
+fn link(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+/// Switches a link on.
+fn up(index: u32) -> LinkMessage {
+    let mut message = link(index);
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message
+}
+
+fn up_with_mtu(index: u32, mtu: u32) -> LinkMessage {
+    let mut message = up(index);
+    message.attributes.push(LinkAttribute::Mtu(mtu));
+    message
+}
+
+/// Keeps the kernel from adding a link-local address: nobody answers its solicitations, and its
+/// packets would only disturb the router.
+fn without_own_address(index: u32) -> LinkMessage {
+    let mut message = link(index);
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    message
+        .attributes
+        .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+            vec![mode],
+        )]));
+    message
+}
+
+/// The address, whose prefix the kernel then routes into the device. Without duplicate address
+/// detection it is usable at once.
+fn address(index: u32, tun: &TunSpec) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = tun.prefix_len;
+    message.header.index = index;
+    message
+        .attributes
+        .push(AddressAttribute::Address(IpAddr::V6(tun.address)));
+    message
+        .attributes
+        .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    message
+}
+
+/// A blocking netlink socket: PID 1 has no runtime.
+struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    fn set_link(&mut self, message: LinkMessage) -> io::Result<()> {
+        self.request(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    fn add_address(&mut self, message: AddressMessage) -> io::Result<()> {
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.request(RouteNetlinkMessage::NewAddress(message), flags)
+    }
+
+    /// Sends one change and waits until the kernel has made it.
+    fn request(&mut self, payload: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        let mut message = NetlinkMessage::from(payload);
+        self.sequence += 1;
+        message.header.sequence_number = self.sequence;
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let (reply, _) = self.socket.recv_from_full()?;
+        let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&reply)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        // An acknowledgement is an error message without an error.
+        if let NetlinkPayload::Error(error) = reply.payload
+            && error.code.is_some()
+        {
+            return Err(error.to_io());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,3 @@
+//! Sandboxes in real namespaces.
+
+fn main() {}
