@@ -1,0 +1,14 @@
+//! The WAN emulator: Ethernet frames between hosts, with delay, rate, loss and partitions.
+//!
+//! [`Switch`] is the core: pure, on virtual time. [`Wan`] moves real frames through it in a thread
+//! of its own, between TAP devices.
+
+mod counters;
+mod driver;
+mod link;
+mod switch;
+
+pub use counters::Counters;
+pub use driver::{LinkCounters, Wan, WanCounters, WanError};
+pub use link::LinkSpec;
+pub use switch::{Delivery, Switch};
