@@ -1,0 +1,209 @@
+//! The Python environment of the tests and the demo: `target/venv`, made from `requirements.lock`.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::console;
+use crate::process::Log;
+
+/// Interpreters that are tried, best first.
+const CANDIDATES: [&str; 4] = ["python3.13", "python3.12", "python3.11", "python3"];
+/// Prints the interpreter's path and version when it is recent enough and can make environments.
+const PROBE: &str = "import sys, venv, ensurepip\n\
+                     assert sys.version_info >= (3, 11)\n\
+                     print(sys.executable, sys.version.split()[0])";
+/// The pinned requirements; an environment is made anew when they change.
+const LOCK: &str = "requirements.lock";
+/// The package `fed`, installed editable.
+const PACKAGE: &str = "crates/fed-python";
+/// Time for making an environment, downloads included.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// A virtual environment that holds everything the lock file pins, and the package `fed`.
+pub(crate) struct Venv {
+    folder: PathBuf,
+}
+
+impl Venv {
+    /// The environment's interpreter.
+    pub(crate) fn python(&self) -> PathBuf {
+        self.folder.join("bin/python")
+    }
+
+    /// A command that runs the module `name` with the environment's interpreter.
+    pub(crate) fn module(&self, name: &str) -> Command {
+        let mut command = Command::new(self.python());
+        command.args(["-m", name]);
+        command
+    }
+}
+
+/// Gives the environment under `root/target/venv`; makes it when it is missing or its lock file,
+/// interpreter or package metadata changed. Two callers at a time wait for one another.
+///
+/// # Errors
+/// When there is no Python 3.11 or later with venv, or a requirement cannot be installed.
+pub(crate) fn ensure(root: &Path) -> Result<Venv> {
+    let python = interpreter()?;
+    let stamp = stamp(root, &python)?;
+    let folder = root.join("target/venv");
+    let _guard = guard(root)?;
+    let stamp_file = folder.join("fed-stamp");
+    let venv = Venv {
+        folder: folder.clone(),
+    };
+    if std::fs::read_to_string(&stamp_file).is_ok_and(|text| text == stamp)
+        && venv.python().exists()
+    {
+        return Ok(venv);
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    console::progress("       making the Python environment in target/venv (once)");
+    let mut log = Log::create(&root.join("target/venv.log"), LIMIT)?;
+    install(root, &python, &venv, &mut log).with_context(|| {
+        format!(
+            "cannot make the Python environment; see {}, which ends:\n  {}",
+            log.path().display(),
+            log.tail(6).join("\n  ")
+        )
+    })?;
+    // Written last: an environment without a stamp is one that was interrupted.
+    std::fs::write(&stamp_file, stamp)
+        .with_context(|| format!("cannot write {}", stamp_file.display()))?;
+    Ok(venv)
+}
+
+fn install(root: &Path, python: &Interpreter, venv: &Venv, log: &mut Log) -> Result<()> {
+    log.run(
+        Command::new(&python.path)
+            .args(["-m", "venv"])
+            .arg(&venv.folder),
+    )?;
+    let pip = || {
+        let mut command = venv.module("pip");
+        command.args(["--disable-pip-version-check", "--no-input", "install"]);
+        command
+    };
+    log.run(pip().arg("--requirement").arg(root.join(LOCK)))?;
+    log.run(
+        pip()
+            .args(["--no-deps", "--editable"])
+            .arg(root.join(PACKAGE)),
+    )
+}
+
+/// An interpreter and its version, as [`PROBE`] printed them.
+struct Interpreter {
+    path: PathBuf,
+    description: String,
+}
+
+fn interpreter() -> Result<Interpreter> {
+    match CANDIDATES.iter().find_map(|candidate| probe(candidate)) {
+        Some(found) => Ok(found),
+        None => bail!(
+            "no Python 3.11 or later with the venv module was found (tried {}); \
+             on Debian and Ubuntu: sudo apt-get install python3-venv",
+            CANDIDATES.join(", ")
+        ),
+    }
+}
+
+fn probe(candidate: &str) -> Option<Interpreter> {
+    let output = Command::new(candidate).args(["-c", PROBE]).output().ok()?;
+    if !output.status.success() {
+        return None;
+    }
+    let description = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    let path = description.rsplit_once(' ')?.0.into();
+    Some(Interpreter { path, description })
+}
+
+/// All that the environment depends on, verbatim: equal text, equal environment.
+fn stamp(root: &Path, python: &Interpreter) -> Result<String> {
+    let read = |name: &str| {
+        std::fs::read_to_string(root.join(name))
+            .with_context(|| format!("cannot read {name}, which the Python environment is made of"))
+    };
+    let lock = read(LOCK)?;
+    let package = read(&format!("{PACKAGE}/pyproject.toml"))?;
+    Ok(format!(
+        "{}\n{}\n{lock}\n{package}",
+        python.description,
+        root.display()
+    ))
+}
+
+/// Holds the environment's lock until dropped.
+fn guard(root: &Path) -> Result<Flock<File>> {
+    let path = root.join("target/venv.lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("cannot lock {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A repository with an empty lock and a package that needs no build back end.
+    fn repository(lock: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join(PACKAGE)).unwrap();
+        std::fs::create_dir_all(root.path().join("target")).unwrap();
+        std::fs::write(root.path().join(LOCK), lock).unwrap();
+        std::fs::write(
+            root.path().join(PACKAGE).join("pyproject.toml"),
+            "[project]\n",
+        )
+        .unwrap();
+        root
+    }
+
+    #[test]
+    fn the_stamp_follows_the_lock_the_package_and_the_interpreter() {
+        let root = repository("dask==1\n");
+        let python = |description: &str| Interpreter {
+            path: "/usr/bin/python3".into(),
+            description: description.into(),
+        };
+        let first = stamp(root.path(), &python("3.11.1")).unwrap();
+        assert_eq!(stamp(root.path(), &python("3.11.1")).unwrap(), first);
+        assert_ne!(stamp(root.path(), &python("3.11.2")).unwrap(), first);
+
+        std::fs::write(root.path().join(PACKAGE).join("pyproject.toml"), "[tool]\n").unwrap();
+        let second = stamp(root.path(), &python("3.11.1")).unwrap();
+        assert_ne!(second, first);
+        std::fs::write(root.path().join(LOCK), "dask==2\n").unwrap();
+        assert_ne!(stamp(root.path(), &python("3.11.1")).unwrap(), second);
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_installed_leaves_no_stamp_and_tells_where_to_look() {
+        // Refused by pip before it asks any index.
+        let root = repository("/no/such/requirement.whl\n");
+        let error = format!("{:#}", ensure(root.path()).err().unwrap());
+        assert!(
+            error.contains("venv.log") && error.contains("/no/such/"),
+            "{error}"
+        );
+        assert!(!root.path().join("target/venv/fed-stamp").exists());
+    }
+
+    #[test]
+    fn a_missing_lock_is_named() {
+        let root = repository("");
+        std::fs::remove_file(root.path().join(LOCK)).unwrap();
+        let error = ensure(root.path()).err().unwrap().to_string();
+        assert!(error.contains(LOCK), "{error}");
+    }
+}
