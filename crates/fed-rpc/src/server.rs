@@ -95,9 +95,9 @@ pub fn builder() -> tonic::transport::Server {
 /// Accepts connections and shakes hands with many clients at a time.
 ///
 /// The stream yields connections whose handshake succeeded, for
-/// `builder().add_service(…).serve_with_incoming_shutdown(…)`. It never yields an error and never
-/// ends; what goes wrong with one client goes to `on_failure`. Dropping it closes the listener and
-/// every unfinished handshake.
+/// `builder().serve_with_incoming_shutdown(AgentServer::new(…), incoming, …)`. It never yields an
+/// error and never ends; what goes wrong with one client goes to `on_failure`. Dropping it closes
+/// the listener and every unfinished handshake.
 ///
 /// Must be polled within a tokio runtime.
 pub fn incoming(

@@ -160,7 +160,8 @@ proptest! {
     #[test]
     fn no_text_panics(text in ".{0,200}") {
         prop_assert!(text.parse::<Invitation>().is_err());
-        prop_assert!(format!("{PREFIX}{text}").parse::<Invitation>().is_err());
+        let line = format!("{PREFIX}{text}");
+        prop_assert!(line.parse::<Invitation>().is_err());
     }
 
     #[test]

@@ -1,0 +1,102 @@
+//! What clients that do not shake hands do to the others: nothing.
+
+use std::time::Duration;
+
+use fed_rpc::server::{HandshakeLimits, IncomingFailure};
+use fed_rpc::{Identity, v1};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::site::Site;
+use crate::within;
+
+#[tokio::test]
+async fn silent_clients_do_not_hold_up_the_others() {
+    let limits = HandshakeLimits {
+        timeout: Duration::from_secs(3600),
+        concurrent: 9,
+    };
+    let site = Site::start_with(limits, |_| {}).await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(TcpStream::connect(site.address).await.unwrap());
+    }
+    let operator = Identity::generate("operator").unwrap();
+    site.admit(&operator);
+    for _ in 0..3 {
+        let mut agent = site.connect(&operator).await.unwrap();
+        agent.describe(v1::DescribeRequest {}).await.unwrap();
+    }
+    assert_eq!(site.callers().len(), 3);
+}
+
+#[tokio::test]
+async fn a_silent_client_gives_up_its_place_in_time() {
+    let limits = HandshakeLimits {
+        timeout: Duration::from_millis(100),
+        concurrent: 1,
+    };
+    let mut site = Site::start_with(limits, |_| {}).await;
+    let mut silent = TcpStream::connect(site.address).await.unwrap();
+    let own = silent.local_addr().unwrap();
+    let failure = site.failure().await;
+    assert!(
+        matches!(failure, IncomingFailure::Timeout { remote, after }
+            if remote == own && after == limits.timeout),
+        "{failure:?}"
+    );
+    let end = within("the end of the connection", silent.read(&mut [0])).await;
+    assert_eq!(end.unwrap(), 0);
+}
+
+/// With room for one handshake, each next client depends on the end of the one before.
+#[tokio::test]
+async fn failed_handshakes_free_their_place_and_do_not_end_the_stream() {
+    let limits = HandshakeLimits {
+        timeout: crate::PATIENCE,
+        concurrent: 1,
+    };
+    let mut site = Site::start_with(limits, |_| {}).await;
+    for _ in 0..3 {
+        let mut noise = TcpStream::connect(site.address).await.unwrap();
+        noise
+            .write_all(b"GET / HTTP/1.1\r\nHost: agent\r\n\r\n")
+            .await
+            .unwrap();
+        assert!(matches!(
+            site.failure().await,
+            IncomingFailure::Handshake { .. }
+        ));
+        drop(noise);
+
+        let gone = TcpStream::connect(site.address).await.unwrap();
+        drop(gone);
+        assert!(matches!(
+            site.failure().await,
+            IncomingFailure::Handshake { .. }
+        ));
+
+        site.connect(&Identity::generate("stranger").unwrap())
+            .await
+            .unwrap_err();
+        assert!(matches!(
+            site.failure().await,
+            IncomingFailure::Refused { .. }
+        ));
+    }
+    let operator = Identity::generate("operator").unwrap();
+    site.admit(&operator);
+    let mut agent = site.connect(&operator).await.unwrap();
+    agent.describe(v1::DescribeRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stopped_agent_has_closed_its_port() {
+    let site = Site::start().await;
+    let address = site.address;
+    let silent = TcpStream::connect(address).await.unwrap();
+    site.stop().await;
+    let error = TcpStream::connect(address).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    drop(silent);
+}
