@@ -98,15 +98,14 @@ impl Identity {
         parameters
             .distinguished_name
             .push(DnType::CommonName, common_name);
-        // What strict checkers ask of a certificate that is its own trust anchor (Python 3.13 is
-        // one): constraints and usages spelt out, and a key identifier.
+        // Not an authority: whoever takes it as `cafile` trusts this one certificate, and none that
+        // its holder might sign.
         parameters.is_ca = IsCa::ExplicitNoCa;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         parameters.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        parameters.use_authority_key_identifier_extension = true;
         let certificate = parameters
             .self_signed(pair)
             .map_err(IdentityError::Generate)?;

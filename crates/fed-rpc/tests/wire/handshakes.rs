@@ -90,6 +90,25 @@ async fn failed_handshakes_free_their_place_and_do_not_end_the_stream() {
     agent.describe(v1::DescribeRequest {}).await.unwrap();
 }
 
+/// What the agent has not read when it closes must not turn its last words into a reset.
+#[tokio::test]
+async fn a_client_that_sends_too_much_still_reads_the_alert() {
+    let mut site = Site::start().await;
+    let mut noise = TcpStream::connect(site.address).await.unwrap();
+    noise.write_all(&[b'x'; 32 * 1024]).await.unwrap();
+    assert!(matches!(
+        site.failure().await,
+        IncomingFailure::Handshake { .. }
+    ));
+    noise.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    within("the alert", noise.read_to_end(&mut answer))
+        .await
+        .unwrap();
+    // Content type of an alert, RFC 8446 section 5.1.
+    assert_eq!(answer.first(), Some(&21), "{answer:?}");
+}
+
 #[tokio::test]
 async fn a_stopped_agent_has_closed_its_port() {
     let site = Site::start().await;
