@@ -119,6 +119,10 @@ impl Failure {
             | (S::Map | S::Private | S::Root | S::Pivot, Errno::EACCES) => {
                 "allow user namespaces: `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
             }
+            (S::Network, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP | Errno::EACCES) => {
+                "switch IPv6 on: `sysctl net.ipv6.conf.all.disable_ipv6` and the kernel's command \
+                 line (`cat /proc/cmdline`) say where it is off"
+            }
             (S::Spec, _) => "correct the specification",
             (S::Place, _) => {
                 "check that the path is not hidden by another one that the sandbox shows"

@@ -231,3 +231,88 @@ fn group_file() -> String {
     let name = if gid.as_raw() == 0 { "root" } else { "fed" };
     format!("{name}:x:{gid}:\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn empty() -> Plan {
+        Plan {
+            entries: BTreeMap::new(),
+            files: Vec::new(),
+            scratch: PathBuf::new(),
+        }
+    }
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn links_on_the_way_are_made_again() {
+        let (_folder, path) = folder();
+        fs::create_dir_all(path.join("real/data")).unwrap();
+        fs::create_dir(path.join("links")).unwrap();
+        symlink("../real", path.join("links/near")).unwrap();
+        symlink(path.join("links/near"), path.join("far")).unwrap();
+        let mut plan = empty();
+        let real = plan
+            .show(&path.join("far/./data"), Access::ReadOnly)
+            .unwrap();
+        assert_eq!(real, path.join("real/data"));
+        let tree = Entry::Tree {
+            source: real.clone(),
+            access: Access::ReadOnly,
+        };
+        let wanted = BTreeMap::from([
+            (real, tree),
+            (
+                path.join("links/near"),
+                Entry::Link {
+                    target: "../real".into(),
+                },
+            ),
+            (
+                path.join("far"),
+                Entry::Link {
+                    target: path.join("links/near"),
+                },
+            ),
+        ]);
+        assert_eq!(plan.entries, wanted);
+        assert!(plan.covers(&path.join("real/data/deep")));
+        assert!(!plan.covers(&path.join("real")));
+    }
+
+    #[test]
+    fn a_loop_of_links_is_refused() {
+        let (_folder, path) = folder();
+        symlink("b", path.join("a")).unwrap();
+        symlink("a", path.join("b")).unwrap();
+        let failure = empty().show(&path.join("a"), Access::ReadOnly).unwrap_err();
+        assert_eq!(
+            (failure.step, failure.errno),
+            (Step::Find, Errno::ELOOP as i32)
+        );
+        assert_eq!(failure.subject, path.join("a"));
+    }
+
+    #[test]
+    fn only_the_last_component_may_be_missing() {
+        let (_folder, path) = folder();
+        symlink("absent", path.join("dangling")).unwrap();
+        let found = empty().resolve(&path.join("dangling")).unwrap();
+        assert_eq!(found, path.join("absent"));
+        let failure = empty().resolve(&path.join("dangling/below")).unwrap_err();
+        assert_eq!(failure.errno, Errno::ENOENT as i32);
+        assert!(
+            empty()
+                .show(&path.join("dangling"), Access::ReadOnly)
+                .is_err()
+        );
+    }
+}

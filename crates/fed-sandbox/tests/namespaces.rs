@@ -1,3 +1,0 @@
-//! Sandboxes in real namespaces.
-
-fn main() {}
