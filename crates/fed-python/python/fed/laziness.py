@@ -1,0 +1,98 @@
+"""Decides, at the site, whether an opener's result is lazy enough to leave it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+
+from fed.errors import NotLazyError
+
+VARIABLE_LIMIT = 1 << 20
+"""Bytes of one in-memory variable, or auxiliary coordinate, that may travel with the metadata."""
+
+INDEX_LIMIT = 64 << 20
+"""Bytes of one index, which xarray always holds in memory."""
+
+_ADVICE = (
+    "fed.load hands out lazy objects only, so that the data stays at the site. Open it with"
+    " chunks (chunks={} takes the file's own), or wrap the opener so that it returns a dask"
+    " array, bag, delayed or dataframe, or an xarray object made of dask arrays."
+)
+
+
+def check_lazy(obj: Any, opener: str) -> None:
+    """Check that an object holds its data as Dask tasks, not as bytes.
+
+    Parameters
+    ----------
+    obj
+        What an opener returned: a Dask collection, an xarray object, or a list, tuple or
+        dictionary of them.
+    opener
+        Name of the opener, for the message.
+
+    Raises
+    ------
+    NotLazyError
+        If it is not lazy, or holds a variable in memory that is larger than the limits above.
+    """
+    if isinstance(obj, dict) and obj:
+        for value in obj.values():
+            check_lazy(value, opener)
+        return
+    if isinstance(obj, list | tuple) and obj and not hasattr(obj, "dtype"):
+        for value in obj:
+            check_lazy(value, opener)
+        return
+    variables = _variables(obj)
+    if variables is not None:
+        _check_variables(obj, variables, opener)
+    elif not dask.is_dask_collection(obj):
+        raise _not_lazy(obj, opener, f"a {_kind(obj)}")
+
+
+def _variables(obj: Any) -> dict[str, Any] | None:
+    """Return the variables of an xarray object by name, or None for anything else."""
+    if hasattr(obj, "subtree") and hasattr(obj, "to_dataset"):
+        return {
+            f"{node.path}/{name}": variable
+            for node in obj.subtree
+            for name, variable in node.to_dataset(inherit=False).variables.items()
+        }
+    if type(obj).__module__.partition(".")[0] != "xarray":
+        return None
+    if hasattr(obj, "_to_temp_dataset"):  # a DataArray
+        return {str(obj.name): obj.variable, **{str(k): v.variable for k, v in obj.coords.items()}}
+    if hasattr(obj, "variables"):
+        return {str(name): variable for name, variable in obj.variables.items()}
+    return {"": obj} if hasattr(obj, "nbytes") else None  # a bare Variable
+
+
+def _check_variables(obj: Any, variables: dict[str, Any], opener: str) -> None:
+    lazy = False
+    bulk = False
+    for name, variable in variables.items():
+        if dask.is_dask_collection(variable):
+            lazy = True
+            continue
+        is_index = type(variable).__name__ == "IndexVariable"
+        bulk = bulk or not is_index
+        limit = INDEX_LIMIT if is_index else VARIABLE_LIMIT
+        if variable.nbytes > limit:
+            raise _not_lazy(
+                obj,
+                opener,
+                f"a {_kind(obj)} whose variable {name!r} of {variable.nbytes:,} bytes is not"
+                f" lazy (at most {limit:,} bytes may be)",
+            )
+    if bulk and not lazy:
+        raise _not_lazy(obj, opener, f"a {_kind(obj)} without a lazy variable")
+
+
+def _kind(obj: Any) -> str:
+    return f"{type(obj).__module__.partition('.')[0]}.{type(obj).__name__}"
+
+
+def _not_lazy(obj: Any, opener: str, found: str) -> NotLazyError:
+    return NotLazyError(f"{opener} returned {found}. {_ADVICE}", kind=_kind(obj))

@@ -1,0 +1,149 @@
+"""The scheduler's part of fed: ``dask scheduler --preload fed.scheduler``.
+
+It reads the pins of every graph that is submitted, restricts the pinned tasks to the workers
+of their pool, refuses a task that two pools claim, and keeps work stealing within pools.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import dask
+import distributed
+from dask.utils import key_split
+
+from fed import _dask_private as dask_private
+from fed.counters import PoolCounters
+from fed.errors import StalePinError
+from fed.names import pools_in, resource_of
+from fed.stealing import confine_stealing
+from fed.submission import Submission
+from fed.versions import SUPPORTED_DASK, is_supported
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState
+
+logger = logging.getLogger("fed.scheduler")
+
+POOLS_VARIABLE = "FED_POOLS"
+"""Environment variable: JSON list of the federation's pools, as names or as objects with
+``name`` and ``site``. Without it, no name of a pool is refused."""
+
+GRAPH_CONFIG = {
+    # Low-level fusion forgets annotations, and blockwise fusion mixes those of two pools.
+    "optimization.fuse.active": False,
+    "optimization.annotations.fuse": False,
+}
+
+
+async def dask_setup(scheduler: Scheduler) -> None:
+    """Extend a scheduler; called by Dask when it starts.
+
+    Raises
+    ------
+    SystemExit
+        If this Dask lacks what the extension needs. Dask only logs any other exception, and
+        would go on without pins.
+    """
+    try:
+        _check_dask()
+        sites = _sites(os.environ.get(POOLS_VARIABLE, "[]"))
+        dask.config.set(GRAPH_CONFIG)
+        await confine_stealing(scheduler)
+        counters = PoolCounters(scheduler, sites)
+        scheduler.add_plugin(counters)
+        scheduler.handlers["fed_stats"] = counters.stats
+        _read_pins(scheduler, tuple(sites))
+    except Exception as error:
+        logger.exception("fed's extension of the scheduler did not start")
+        raise SystemExit(f"fed.scheduler: {error}") from error
+    logger.info("fed's extension runs; pools: %s", ", ".join(sites) or "any")
+
+
+def _check_dask() -> None:
+    gaps = dask_private.missing()
+    if gaps:
+        raise RuntimeError(
+            f"dask {dask.__version__} with distributed {distributed.__version__} lacks"
+            f" {', '.join(gaps)}. Install {SUPPORTED_DASK} of both."
+        )
+    for name, version in (("dask", dask.__version__), ("distributed", distributed.__version__)):
+        if not is_supported(version):
+            logger.warning("fed is written for %s%s, not for %s", name, SUPPORTED_DASK, version)
+
+
+def _sites(text: str) -> dict[str, str]:
+    """Return site by pool, from the value of ``FED_POOLS``."""
+    sites = {}
+    for entry in json.loads(text):
+        if isinstance(entry, str):
+            sites[entry] = entry
+        else:
+            sites[entry["name"]] = entry.get("site", entry["name"])
+    return sites
+
+
+def _read_pins(scheduler: Scheduler, known: tuple[str, ...]) -> None:
+    """Make the scheduler settle the pins of each graph before it makes tasks of it."""
+
+    def settle(
+        graph: dict[Any, Any], by_type: dict[str, dict[Any, Any]], common: dict[str, Any]
+    ) -> list[Any]:
+        submission = Submission(graph, by_type, common)
+        submission.settle(known)
+        return _pin_existing(scheduler, submission)
+
+    dask_private.hook_submissions(scheduler, settle)
+
+
+def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
+    """Pin tasks that were submitted before, without a pin, and are now submitted with one.
+
+    Returns
+    -------
+    list
+        Keys that wait in the scheduler's queue, which knows no restrictions: they must leave it.
+
+    Raises
+    ------
+    StalePinError
+        If such a task has run, or runs, in another pool.
+    """
+    queued = []
+    for key, pool in submission.pins.items():
+        task = scheduler.tasks.get(key)
+        if task is None or pools_in(task.resource_restrictions) == {pool}:
+            continue
+        started = task.state in {"processing", "memory"}
+        if started and key in submission.claimed:
+            _check_place(task, pool)
+        if not started or key in submission.claimed:
+            task.resource_restrictions = {
+                **(task.resource_restrictions or {}),
+                resource_of(pool): 0,
+            }
+        if task.run_spec is not None and not started:
+            task.run_spec = submission.graph[key]
+        if task.state == "queued":
+            queued.append(key)
+    return queued
+
+
+def _check_place(task: TaskState, pool: str) -> None:
+    workers = {task.processing_on} if task.processing_on else set(task.who_has or ())
+    elsewhere = [worker for worker in workers if pool not in pools_in(worker.resources)]
+    if not elsewhere:
+        return
+    ran_in = ", ".join(sorted({p for w in elsewhere for p in pools_in(w.resources)})) or "no pool"
+    raise StalePinError(
+        f"task {task.key!r} is now pinned to pool {pool!r}, but was submitted before without a"
+        f" pin, and ran in {ran_in}: its result may be made of other data. Release the futures"
+        f" and persisted objects of {key_split(task.key)!r}, then submit again, or give the"
+        " pinned one another name.",
+        task=task.key,
+        pool=pool,
+        ran_in=ran_in,
+    )
