@@ -1,0 +1,114 @@
+//! What a router is told about its peers, and the constants of the mesh.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::{Ipv6Prefix, PublicKey};
+
+/// The largest inner packet that the mesh carries, in bytes.
+///
+/// 1280 is the least that every IPv6 path must carry (RFC 8200, section 5). A datagram adds
+/// 32 bytes of WireGuard, 8 of UDP and 20 or 40 of IP, so it fits any path of 1360 bytes or more.
+/// The TUN device is given this MTU; a larger packet is dropped and counted, never split.
+pub const MTU: usize = 1280;
+
+/// How often a peer is sent something when there is nothing to say: shorter than the 30 s after
+/// which common NATs and firewalls forget a UDP flow.
+pub const KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// The shortest keepalive accepted.
+pub(crate) const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+
+/// After this long without an authenticated datagram a peer with a keepalive counts as silent:
+/// two lost keepalives, and ten seconds for a handshake to be retried.
+pub const SILENT_AFTER: Duration = Duration::from_secs(60);
+
+/// Packets that wait for one peer's handshake at most; beyond it the oldest is dropped.
+pub const QUEUE_PACKETS: usize = 256;
+
+/// Handshake messages per second that are answered without question. Beyond it each source must
+/// first prove, by a cookie, that it receives at the address it sends from.
+pub const HANDSHAKES_PER_SECOND: u64 = 100;
+
+/// One peer, as the plan of a federation describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// The identity of the peer.
+    pub public_key: PublicKey,
+    /// Where the peer is reached. `None` waits for it to call; a peer that moves is followed.
+    pub endpoint: Option<SocketAddr>,
+    /// The inner addresses that belong to the peer: packets to them go to it, and it may send from
+    /// them alone. Where prefixes of two peers nest, the longer wins in both directions.
+    pub allowed_ips: Vec<Ipv6Prefix>,
+    /// The longest silence towards the peer, at least one second; usually [`KEEPALIVE`]. With it
+    /// the router opens the session by itself and keeps it open; without, on the first packet.
+    pub keepalive: Option<Duration>,
+}
+
+/// Why a set of peers was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetPeersError {
+    /// A peer bears the router's own key.
+    #[error("peer {key} is this router itself: leave a router out of its own list of peers")]
+    OwnKey {
+        /// The key in question.
+        key: PublicKey,
+    },
+    /// Two peers bear one key.
+    #[error("peer {key} is listed twice: merge the two entries, or give each host its own key")]
+    DuplicatePeer {
+        /// The key in question.
+        key: PublicKey,
+    },
+    /// Two peers claim one prefix.
+    #[error(
+        "allowed IPs overlap: {prefix} is claimed by peer {first} and by peer {second}; \
+         give each prefix to one peer"
+    )]
+    OverlappingAllowedIps {
+        /// The prefix in question.
+        prefix: Ipv6Prefix,
+        /// The peer that comes first in the list.
+        first: PublicKey,
+        /// The peer that comes later in the list.
+        second: PublicKey,
+    },
+    /// A keepalive below one second would flood the path.
+    #[error("peer {key} has a keepalive of {keepalive:?}: use at least 1s, or none")]
+    KeepaliveTooShort {
+        /// The peer in question.
+        key: PublicKey,
+        /// What was asked for.
+        keepalive: Duration,
+    },
+}
+
+/// Checks `peers` for a router whose own key is `own`.
+pub(crate) fn check(own: PublicKey, peers: &[PeerConfig]) -> Result<(), SetPeersError> {
+    let mut keys = std::collections::BTreeSet::new();
+    let mut owners: BTreeMap<Ipv6Prefix, PublicKey> = BTreeMap::new();
+    for peer in peers {
+        let key = peer.public_key;
+        if key == own {
+            return Err(SetPeersError::OwnKey { key });
+        }
+        if !keys.insert(key) {
+            return Err(SetPeersError::DuplicatePeer { key });
+        }
+        if let Some(keepalive) = peer.keepalive.filter(|k| *k < KEEPALIVE_MIN) {
+            return Err(SetPeersError::KeepaliveTooShort { key, keepalive });
+        }
+        for prefix in &peer.allowed_ips {
+            let first = *owners.entry(*prefix).or_insert(key);
+            if first != key {
+                return Err(SetPeersError::OverlappingAllowedIps {
+                    prefix: *prefix,
+                    first,
+                    second: key,
+                });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! What leaves a router besides inner packets.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::PublicKey;
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to; never an IPv4-mapped IPv6 address.
+    pub to: SocketAddr,
+    /// The UDP payload.
+    pub payload: Vec<u8>,
+}
+
+/// Something an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A handshake is complete: both ends hold the keys of a new session.
+    HandshakeCompleted {
+        /// With whom.
+        peer: PublicKey,
+        /// Where the peer is.
+        endpoint: SocketAddr,
+    },
+    /// An authenticated datagram came from another address than the one known: the peer roamed.
+    EndpointChanged {
+        /// Who moved.
+        peer: PublicKey,
+        /// Where it was.
+        from: Option<SocketAddr>,
+        /// Where it is.
+        to: SocketAddr,
+    },
+    /// A peer with a keepalive has not been heard for [`crate::SILENT_AFTER`].
+    PeerSilent {
+        /// Who.
+        peer: PublicKey,
+        /// How long ago it was last heard; if never, how long ago it was added.
+        silence: Duration,
+    },
+    /// A silent peer was heard again.
+    PeerReturned {
+        /// Who.
+        peer: PublicKey,
+        /// How long it had not been heard.
+        silence: Duration,
+    },
+}
+
+/// Why a router wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimeoutReason {
+    /// A session looks after its handshake: retry, renewal, expiry.
+    Session,
+    /// A keepalive is due.
+    Keepalive,
+    /// A peer is about to count as silent.
+    Silence,
+}

@@ -1,0 +1,53 @@
+//! The mesh of a federation: a WireGuard router that performs no input and no output.
+//!
+//! The main type is [`Router`]. It holds the peers, the routes, the handshakes, the timers and the
+//! counters. It is handed packets and the time, and answers with datagrams to send, packets to
+//! deliver, events and the next deadline:
+//!
+//! ```
+//! use std::time::Instant;
+//! use fed_mesh::{PeerConfig, PrivateKey, Router, KEEPALIVE};
+//!
+//! let peer = PrivateKey::generate().public_key();
+//! let mut router = Router::new(PrivateKey::generate(), Instant::now());
+//! router.set_peers(
+//!     vec![PeerConfig {
+//!         public_key: peer,
+//!         endpoint: Some("192.0.2.1:51820".parse()?),
+//!         allowed_ips: vec!["fd00:0:0:1::/64".parse()?],
+//!         keepalive: Some(KEEPALIVE),
+//!     }],
+//!     Instant::now(),
+//! )?;
+//! let initiation = router.poll_transmit().expect("a peer with a keepalive is greeted at once");
+//! assert_eq!(initiation.to, "192.0.2.1:51820".parse()?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! This crate must not know sockets, files, an async runtime or the clock. The one exception lies
+//! inside boringtun, which reads the clock for its own handshake timers and the operating
+//! system's randomness for ephemeral keys; [`Protocol`] stands between the two, so that a
+//! simulation runs the same router on virtual time with a protocol of its own.
+
+mod config;
+mod event;
+mod key;
+mod noise;
+mod packet;
+mod peer;
+mod prefix;
+mod protocol;
+mod route;
+mod router;
+mod status;
+
+pub use config::{
+    HANDSHAKES_PER_SECOND, KEEPALIVE, MTU, PeerConfig, QUEUE_PACKETS, SILENT_AFTER, SetPeersError,
+};
+pub use event::{Event, TimeoutReason, Transmit};
+pub use key::{ParseKeyError, PrivateKey, PublicKey};
+pub use noise::{Noise, NoiseSession};
+pub use prefix::{Ipv6Prefix, ParsePrefixError};
+pub use protocol::{Addressee, Content, Opened, Protocol, Refusal, Session, Tick};
+pub use router::Router;
+pub use status::{DropReason, Drops, PeerStatus, Traffic};

@@ -1,0 +1,301 @@
+//! One peer of a router: its session, what waits for it, its counters.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::{
+    Content, DropReason, Drops, Event, Opened, PeerConfig, PeerStatus, QUEUE_PACKETS, SILENT_AFTER,
+    Session, TimeoutReason, Traffic, Transmit,
+};
+
+/// What a router has to hand out, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) transmits: VecDeque<Transmit>,
+    pub(crate) delivers: VecDeque<Vec<u8>>,
+    pub(crate) events: VecDeque<Event>,
+}
+
+/// One peer.
+pub(crate) struct Peer<S> {
+    config: PeerConfig,
+    endpoint: Option<SocketAddr>,
+    session: S,
+    queue: VecDeque<Vec<u8>>,
+    counters: Counters,
+    added: Instant,
+    heard: Option<Instant>,
+    /// When something was last sent, or a keepalive could not be.
+    spoke: Instant,
+    silent: bool,
+    handshake: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Counters {
+    sent: Traffic,
+    received: Traffic,
+    datagrams_sent: Traffic,
+    datagrams_received: Traffic,
+    drops: Drops,
+    handshakes: u64,
+}
+
+impl<S: Session> Peer<S> {
+    pub(crate) fn new(config: PeerConfig, session: S, now: Instant) -> Self {
+        Self {
+            endpoint: config.endpoint.map(canonical),
+            config,
+            session,
+            queue: VecDeque::new(),
+            counters: Counters::default(),
+            added: now,
+            heard: None,
+            spoke: now,
+            silent: false,
+            handshake: None,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &PeerConfig {
+        &self.config
+    }
+
+    /// Takes a new configuration of the same peer, and keeps the session. A peer that roamed is
+    /// called back only by an endpoint that differs from the one configured before.
+    pub(crate) fn reconfigure(&mut self, config: PeerConfig, now: Instant) {
+        if config.endpoint != self.config.endpoint
+            && let Some(endpoint) = config.endpoint
+        {
+            self.endpoint = Some(canonical(endpoint));
+        }
+        if config.keepalive.is_some() && self.config.keepalive.is_none() {
+            // Silence counts from the moment it is watched.
+            self.added = now;
+            self.spoke = now;
+        }
+        self.config = config;
+    }
+
+    /// Opens the session if the peer is to be kept in touch with.
+    pub(crate) fn greet(&mut self, now: Instant, out: &mut Outbox) {
+        if self.config.keepalive.is_some() && !self.session.is_ready() {
+            self.initiate(now, out);
+        }
+    }
+
+    /// Sends an inner packet, or keeps it for after the handshake.
+    pub(crate) fn send_inner(&mut self, packet: &[u8], now: Instant, out: &mut Outbox) {
+        if self.endpoint.is_none() {
+            self.drop(DropReason::NoEndpoint, 1);
+            return;
+        }
+        if self.queue.is_empty()
+            && let Some(datagram) = self.session.seal(packet, now)
+        {
+            self.counters.sent.add(packet.len());
+            self.transmit(datagram, now, out);
+            return;
+        }
+        if self.queue.len() == QUEUE_PACKETS {
+            self.queue.pop_front();
+            self.drop(DropReason::QueueFull, 1);
+        }
+        self.queue.push_back(packet.to_vec());
+        self.settle(now, out);
+    }
+
+    /// Takes a datagram in, and returns the inner packet that it may have held.
+    pub(crate) fn receive(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Option<Vec<u8>> {
+        let Opened { content, completed } = match self.session.open(datagram, now) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                self.drop(reason, 1);
+                return None;
+            }
+        };
+        if content != Content::Cookie {
+            self.hear(from, datagram.len(), now, out);
+        }
+        if completed {
+            self.handshake = Some(now);
+            self.counters.handshakes += 1;
+            out.events.push_back(Event::HandshakeCompleted {
+                peer: self.config.public_key,
+                endpoint: from,
+            });
+        }
+        let inner = match content {
+            Content::Inner(inner) => Some(inner),
+            Content::Reply(reply) => {
+                self.transmit(reply, now, out);
+                None
+            }
+            Content::Malformed => {
+                self.drop(DropReason::MalformedDecrypted, 1);
+                None
+            }
+            Content::Keepalive | Content::Cookie => None,
+        };
+        if !self.queue.is_empty() {
+            self.settle(now, out);
+        }
+        inner
+    }
+
+    /// Counts an inner packet that the router delivered or refused.
+    pub(crate) fn delivered(&mut self, bytes: usize) {
+        self.counters.received.add(bytes);
+    }
+
+    pub(crate) fn drop(&mut self, reason: DropReason, count: usize) {
+        self.counters.drops.add(reason, count as u64);
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) {
+        if self.session.deadline().is_some_and(|due| due <= now) {
+            let tick = self.session.tick(now);
+            if let Some(datagram) = tick.datagram {
+                self.transmit(datagram, now, out);
+            }
+            if tick.given_up {
+                self.drop(DropReason::HandshakeGivenUp, self.queue.len());
+                self.queue.clear();
+                self.greet(now, out);
+            }
+            self.settle(now, out);
+        }
+        if self.keepalive_due().is_some_and(|due| due <= now) {
+            // Without an endpoint or in the middle of a handshake there is nothing to send, and
+            // the next look is a keepalive away.
+            self.spoke = now;
+            match self.session.seal(&[], now) {
+                Some(datagram) => self.transmit(datagram, now, out),
+                None => self.initiate(now, out),
+            }
+        }
+        if self.silence_due().is_some_and(|due| due <= now) {
+            self.silent = true;
+            out.events.push_back(Event::PeerSilent {
+                peer: self.config.public_key,
+                silence: self.silence(now),
+            });
+        }
+    }
+
+    /// The next moment at which [`Self::tick`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<(Instant, TimeoutReason)> {
+        let session = self
+            .session
+            .deadline()
+            .map(|at| (at, TimeoutReason::Session));
+        let keepalive = self
+            .keepalive_due()
+            .map(|at| (at, TimeoutReason::Keepalive));
+        let silence = self.silence_due().map(|at| (at, TimeoutReason::Silence));
+        [session, keepalive, silence].into_iter().flatten().min()
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> PeerStatus {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        PeerStatus {
+            public_key: self.config.public_key,
+            endpoint: self.endpoint,
+            allowed_ips: self.config.allowed_ips.clone(),
+            connected: self.session.is_ready(),
+            sent: self.counters.sent,
+            received: self.counters.received,
+            datagrams_sent: self.counters.datagrams_sent,
+            datagrams_received: self.counters.datagrams_received,
+            drops: self.counters.drops,
+            queued: self.queue.len(),
+            handshakes: self.counters.handshakes,
+            last_handshake: self.handshake.map(since),
+            last_heard: self.heard.map(since),
+        }
+    }
+
+    /// Sends what waits, or sees to it that a handshake is under way for it.
+    fn settle(&mut self, now: Instant, out: &mut Outbox) {
+        while let Some(packet) = self.queue.pop_front() {
+            let Some(datagram) = self.session.seal(&packet, now) else {
+                self.queue.push_front(packet);
+                self.initiate(now, out);
+                return;
+            };
+            self.counters.sent.add(packet.len());
+            self.transmit(datagram, now, out);
+        }
+    }
+
+    fn initiate(&mut self, now: Instant, out: &mut Outbox) {
+        if self.endpoint.is_some()
+            && let Some(datagram) = self.session.initiate(now)
+        {
+            self.transmit(datagram, now, out);
+        }
+    }
+
+    fn transmit(&mut self, payload: Vec<u8>, now: Instant, out: &mut Outbox) {
+        if let Some(to) = self.endpoint {
+            self.spoke = now;
+            self.counters.datagrams_sent.add(payload.len());
+            out.transmits.push_back(Transmit { to, payload });
+        }
+    }
+
+    /// Notes an authentic datagram.
+    fn hear(&mut self, from: SocketAddr, bytes: usize, now: Instant, out: &mut Outbox) {
+        let peer = self.config.public_key;
+        self.counters.datagrams_received.add(bytes);
+        if self.silent {
+            self.silent = false;
+            out.events.push_back(Event::PeerReturned {
+                peer,
+                silence: self.silence(now),
+            });
+        }
+        self.heard = Some(now);
+        if self.endpoint != Some(from) {
+            out.events.push_back(Event::EndpointChanged {
+                peer,
+                from: self.endpoint.replace(from),
+                to: from,
+            });
+        }
+    }
+
+    fn silence(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(self.heard.unwrap_or(self.added))
+    }
+
+    fn keepalive_due(&self) -> Option<Instant> {
+        self.config
+            .keepalive
+            .map(|keepalive| self.spoke + keepalive)
+    }
+
+    fn silence_due(&self) -> Option<Instant> {
+        (self.config.keepalive.is_some() && !self.silent)
+            .then(|| self.heard.map_or(self.added, |heard| heard.max(self.added)) + SILENT_AFTER)
+    }
+}
+
+/// One form for each address: a dual-stack socket shows IPv4 senders as mapped IPv6.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            None => addr,
+        },
+        SocketAddr::V4(_) => addr,
+    }
+}

@@ -1,0 +1,102 @@
+//! What a router needs of the cryptographic protocol.
+//!
+//! [`crate::Noise`] is WireGuard by boringtun, which reads the clock by itself. A simulation brings
+//! a protocol that lives on the time it is handed.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::{DropReason, PublicKey};
+
+/// The part of the protocol that peers share: one value for each router.
+pub trait Protocol {
+    /// The state of the protocol for one peer.
+    type Session: Session;
+
+    /// The router's own identity.
+    fn public_key(&self) -> PublicKey;
+
+    /// Makes the state for `peer`. Datagrams of its sessions will name `slot`, below 2^24.
+    fn session(&self, peer: PublicKey, slot: u32, now: Instant) -> Self::Session;
+
+    /// Finds out whom a datagram concerns. Nothing about it is proven yet.
+    ///
+    /// # Errors
+    /// What to do with a datagram that concerns no session.
+    fn address(&self, from: IpAddr, datagram: &[u8], now: Instant) -> Result<Addressee, Refusal>;
+}
+
+/// Whose session a datagram claims to concern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressee {
+    /// The peer with this slot.
+    Slot(u32),
+    /// The peer with this key.
+    Key(PublicKey),
+}
+
+/// Why a datagram concerns no session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is to be counted and forgotten.
+    Drop(DropReason),
+    /// Its sender is to prove its address first: this datagram asks for it.
+    Challenge(Vec<u8>),
+}
+
+/// The part of the protocol that belongs to one peer.
+pub trait Session {
+    /// Whether [`Session::seal`] will succeed.
+    fn is_ready(&self) -> bool;
+
+    /// Encrypts one inner packet, or a keepalive if it is empty. `None` while there are no keys.
+    fn seal(&mut self, inner: &[u8], now: Instant) -> Option<Vec<u8>>;
+
+    /// Starts a handshake. `None` while one is under way, whose retries [`Session::tick`] makes.
+    fn initiate(&mut self, now: Instant) -> Option<Vec<u8>>;
+
+    /// Takes a datagram in.
+    ///
+    /// # Errors
+    /// Why the datagram is worthless.
+    fn open(&mut self, datagram: &[u8], now: Instant) -> Result<Opened, DropReason>;
+
+    /// Does what is due.
+    fn tick(&mut self, now: Instant) -> Tick;
+
+    /// When [`Session::tick`] is to be called next. Every call with `&mut self` may change it.
+    fn deadline(&self) -> Option<Instant>;
+}
+
+/// What a datagram held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// What to do now.
+    pub content: Content,
+    /// Whether both ends hold the keys of a new session since this datagram.
+    pub completed: bool,
+}
+
+/// What a datagram asks for. All but `Cookie` prove who sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// An inner packet.
+    Inner(Vec<u8>),
+    /// Something that is no inner packet.
+    Malformed,
+    /// A sign of life.
+    Keepalive,
+    /// A handshake message, to be answered with this.
+    Reply(Vec<u8>),
+    /// The next handshake has better chances.
+    Cookie,
+}
+
+/// What was due.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tick {
+    /// A datagram to send.
+    pub datagram: Option<Vec<u8>>,
+    /// Whether the handshake has been given up: packets need not wait for it any longer.
+    pub given_up: bool,
+}

@@ -1,0 +1,152 @@
+//! Counters.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::{Ipv6Prefix, PublicKey};
+
+/// Packets and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Number of packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// Why a packet or a datagram went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DropReason {
+    /// From the TUN: not one whole IPv6 packet.
+    MalformedInner,
+    /// From the TUN: larger than [`crate::MTU`].
+    TooBig,
+    /// From the TUN: no peer owns the destination.
+    NoRoute,
+    /// From the TUN: the peer has not been heard and has no configured endpoint.
+    NoEndpoint,
+    /// From the TUN: too many packets waited for the handshake; the oldest was dropped.
+    QueueFull,
+    /// From the TUN: the handshake that the packet waited for was given up.
+    HandshakeGivenUp,
+    /// From the network: not a WireGuard message, or its first MAC is not meant for this router.
+    MalformedOuter,
+    /// From the network: for no session here, or from a key that is no peer.
+    UnknownPeer,
+    /// From the network: too many handshakes; the sender was asked for a cookie.
+    UnderLoad,
+    /// From the network: a handshake message or cookie that does not fit, or was seen before.
+    HandshakeRefused,
+    /// From the network: data for a session that is over, or that does not authenticate.
+    Undecryptable,
+    /// From the network: data seen before, or too late to tell.
+    Replayed,
+    /// From the network: authentic, but not one whole IPv6 packet inside.
+    MalformedDecrypted,
+    /// From the network: authentic, but sent from an inner address that is not the peer's.
+    SourceNotAllowed,
+}
+
+impl DropReason {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [Self; 14] = [
+        Self::MalformedInner,
+        Self::TooBig,
+        Self::NoRoute,
+        Self::NoEndpoint,
+        Self::QueueFull,
+        Self::HandshakeGivenUp,
+        Self::MalformedOuter,
+        Self::UnknownPeer,
+        Self::UnderLoad,
+        Self::HandshakeRefused,
+        Self::Undecryptable,
+        Self::Replayed,
+        Self::MalformedDecrypted,
+        Self::SourceNotAllowed,
+    ];
+}
+
+/// How many packets or datagrams were dropped, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Drops {
+    /// The number dropped for `reason`.
+    #[must_use]
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// The number dropped for any reason.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// The reasons that occurred, with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
+            .into_iter()
+            .map(|reason| (reason, self.get(reason)))
+            .filter(|(_, count)| *count > 0)
+    }
+
+    pub(crate) fn add(&mut self, reason: DropReason, count: u64) {
+        self.0[reason as usize] += count;
+    }
+}
+
+/// One peer, as the router sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The identity of the peer.
+    pub public_key: PublicKey,
+    /// Where the peer was last heard, or is configured to be.
+    pub endpoint: Option<SocketAddr>,
+    /// The inner addresses that belong to the peer.
+    pub allowed_ips: Vec<Ipv6Prefix>,
+    /// Whether packets can be sent without a handshake.
+    pub connected: bool,
+    /// Inner packets sent to the peer; packets that wait are not counted yet.
+    pub sent: Traffic,
+    /// Inner packets delivered from the peer.
+    pub received: Traffic,
+    /// Datagrams sent to the peer with handshakes and keepalives; bytes of UDP payload.
+    pub datagrams_sent: Traffic,
+    /// Authentic datagrams from the peer; bytes of UDP payload.
+    pub datagrams_received: Traffic,
+    /// What was dropped on the way to or from the peer.
+    pub drops: Drops,
+    /// Packets that wait for a handshake now.
+    pub queued: usize,
+    /// Handshakes completed.
+    pub handshakes: u64,
+    /// Time since the last handshake was completed.
+    pub last_handshake: Option<Duration>,
+    /// Time since the last authentic datagram.
+    pub last_heard: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_own_counter() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            let mut drops = Drops::default();
+            drops.add(reason, 2);
+            assert_eq!(drops.iter().collect::<Vec<_>>(), [(reason, 2)]);
+            assert_eq!(drops.total(), 2);
+        }
+    }
+}
