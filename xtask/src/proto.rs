@@ -70,6 +70,7 @@ fn generate(root: &Path) -> Result<String> {
     std::fs::create_dir_all(&output)
         .with_context(|| format!("cannot create the folder {}", output.display()))?;
     tonic_prost_build::configure()
+        .build_transport(false)
         .out_dir(&output)
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)
