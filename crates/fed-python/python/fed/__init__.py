@@ -5,10 +5,10 @@ that only loads ``fed.scheduler`` or ``fed.worker`` pays for nothing else.
 
 Examples
 --------
->>> import fed                                              # doctest: +SKIP
->>> client = fed.connect()                                  # doctest: +SKIP
->>> predictions = fed.open_dataset("/data/ecmwf/predictions.nc")   # doctest: +SKIP
->>> predictions.mean("realization").compute()               # doctest: +SKIP
+>>> import fed  # doctest: +SKIP
+>>> client = fed.connect()  # doctest: +SKIP
+>>> predictions = fed.open_dataset("/data/ecmwf/predictions.nc")  # doctest: +SKIP
+>>> predictions.mean("realization").compute()  # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+from contextvars import Context
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dask._task_spec import (
     _execute_subgraph,
     convert_legacy_graph,
 )
+from dask.base import get_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -263,27 +265,37 @@ def hook_layers(annotation: str, pin: Callable[[Any, str], Any]) -> None:
     def init_blockwise(self: Any, *args: Any, **kwargs: Any) -> None:
         plain_blockwise(self, *args, **kwargs)
         pool = (self.annotations or {}).get(annotation)
-        if pool:
+        if isinstance(pool, str):
             self.task = pin(self.task, pool)
 
     def init_materialized(self: Any, mapping: Any, *args: Any, **kwargs: Any) -> None:
         plain_materialized(self, mapping, *args, **kwargs)
-        pool = (self.annotations or {}).get(annotation)
-        if pool:
-            self.mapping = {key: pin(value, pool) for key, value in mapping.items()}
+        given = (self.annotations or {}).get(annotation)
+        if given is None:
+            return
+        pinned = {}
+        for key, value in mapping.items():
+            pool = given(key) if callable(given) else given
+            # Where Dask has merged layers, keys without a pool have a placeholder.
+            pinned[key] = pin(value, pool) if isinstance(pool, str) else value
+        self.mapping = pinned
 
     init_blockwise.fed = True  # type: ignore[attr-defined]
     Blockwise.__init__ = init_blockwise
     MaterializedLayer.__init__ = init_materialized
 
 
-def hook_frames(current_pool: Callable[[], str | None], pin: Callable[[Any, str], Any]) -> None:
+def hook_frames(
+    annotation: str, current_pool: Callable[[], str | None], pin: Callable[[Any, str], Any]
+) -> None:
     """Pin every dask.dataframe source that is made inside a pool.
 
     Expressions keep no annotations. Does nothing until dask.dataframe has been imported.
 
     Parameters
     ----------
+    annotation
+        The annotation that holds the pool.
     current_pool
         Returns the pool of the calling context.
     pin
@@ -301,7 +313,11 @@ def hook_frames(current_pool: Callable[[], str | None], pin: Callable[[Any, str]
         pool = current_pool()
         if pool is not None and not expr.dependencies() and not is_graph_expression(expr):
             expr = pin(expr, pool)
-        plain(self, expr)
+        if pool is not None and get_annotations().keys() <= {annotation, "resources"}:
+            # In an empty context it sees no annotations, and does not warn that it ignores them.
+            Context().run(plain, self, expr)
+        else:
+            plain(self, expr)
 
     init.fed = True  # type: ignore[attr-defined]
     frame.__init__ = init

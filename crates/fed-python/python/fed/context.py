@@ -49,7 +49,7 @@ def pool(name: str | None) -> Iterator[None]:
 
     Examples
     --------
-    >>> with fed.pool("ecmwf"):                                     # doctest: +SKIP
+    >>> with fed.pool("ecmwf"):  # doctest: +SKIP
     ...     predictions = xarray.open_dataset("/data/ecmwf/p.nc", chunks={})
     """
     if name is not None:
@@ -88,7 +88,7 @@ def install() -> None:
 def _hook_frames() -> None:
     from fed.graphs import pin_expression
 
-    dask_private.hook_frames(current_pool, pin_expression)
+    dask_private.hook_frames(ANNOTATION, current_pool, pin_expression)
 
 
 def _annotated(name: str | None) -> AbstractContextManager[None]:

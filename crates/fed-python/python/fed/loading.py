@@ -61,7 +61,7 @@ def load(func: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
 
     Examples
     --------
-    >>> fed.load(xarray.open_zarr, "/archive/obs.zarr", pool="eumetsat")    # doctest: +SKIP
+    >>> fed.load(xarray.open_zarr, "/archive/obs.zarr", pool="eumetsat")  # doctest: +SKIP
     """
     client = current_client()
     if pool is None:

@@ -47,7 +47,8 @@ async def confine_stealing(scheduler: Scheduler) -> None:
     stock = scheduler.extensions.get("stealing")
     if stock is None or isinstance(stock, PoolStealing):
         return
-    await stock.stop()
+    if "stealing" in scheduler.periodic_callbacks:
+        await stock.stop()  # before its start, this would wait for ever
     for name, plugin in list(scheduler.plugins.items()):
         if plugin is stock:
             del scheduler.plugins[name]

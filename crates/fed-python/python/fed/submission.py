@@ -68,13 +68,13 @@ class Submission:
         annotated = self.by_type.get(ANNOTATION, {})
         for key, node in self.graph.items():
             pools = find_pools(node, memo)
-            if key in annotated and annotated[key] is not None:
+            if isinstance(annotated.get(key), str):
                 pools |= {annotated[key]}
-            if key in resources:
+            if isinstance(resources.get(key), dict):
                 pools |= pools_in(resources[key])
             if pools:
                 self.claimed.add(key)
-            elif annotated.get(key, "") is not None:
+            elif annotated.get(key, "") is not None:  # None: lifted by `pool(None)`
                 pools = _pools_of_submission(self.common, key)
             if len(pools) > 1:
                 raise _conflict(key, pools)
@@ -92,7 +92,7 @@ class Submission:
         self.by_type.pop(ANNOTATION, None)
         restrictions = {}
         for key in self.graph:
-            own = layers[key] if key in layers else _value(common, key)
+            own = layers[key] if isinstance(layers.get(key), dict) else _value(common, key)
             restriction = without_pools(own)
             if key in self.pins:
                 restriction[resource_of(self.pins[key])] = 0

@@ -1,0 +1,81 @@
+"""Fixtures: data of two pools that every process can see, and clusters with and without fed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.python import federations
+import numpy as np
+import pytest
+from tests.python import reads_of_workers
+import xarray as xr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from distributed import Client
+
+SHAPE = (8, 6, 40, 40)
+CHUNKS = {"realization": 1, "height": 6, "latitude": 20, "longitude": 40}
+BLOCKS = 6
+
+
+def _dataset(seed: int) -> xr.Dataset:
+    generator = np.random.default_rng(seed)
+    names = ("realization", "height", "latitude", "longitude")
+    values = generator.normal(size=SHAPE).astype("float32")
+    coords = {name: np.arange(size) for name, size in zip(names, SHAPE, strict=True)}
+    return xr.Dataset({"t": (names, values)}, coords=coords)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tree of data per pool: netCDF, zarr, and plain blocks."""
+    root = tmp_path_factory.mktemp("data")
+    for seed, pool in enumerate(federations.POOLS):
+        folder = root / pool
+        folder.mkdir()
+        dataset = _dataset(seed)
+        sizes = tuple(CHUNKS.values())
+        dataset.to_netcdf(folder / "x.nc", encoding={"t": {"chunksizes": sizes}})
+        dataset.isel(realization=slice(0, 4)).to_netcdf(folder / "part-0.nc")
+        dataset.isel(realization=slice(4, 8)).to_netcdf(folder / "part-1.nc")
+        dataset.chunk(CHUNKS).to_zarr(folder / "x.zarr", consolidated=False)
+        for block in range(BLOCKS):
+            np.save(folder / f"block-{block}.npy", np.full((50, 50), seed * 100.0 + block))
+    return root
+
+
+@pytest.fixture(scope="session")
+def fed_cluster(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[federations.Cluster]:
+    """Two pools of two workers under a scheduler with fed's extension."""
+    with federations.running(tmp_path_factory.mktemp("fed"), data, with_fed=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def stock_cluster(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[federations.Cluster]:
+    """The same pools and workers under stock Dask."""
+    with federations.running(tmp_path_factory.mktemp("stock"), data, with_fed=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(fed_cluster: federations.Cluster) -> Iterator[Client]:
+    """A client of the cluster with fed; the workers' records of reads start empty."""
+    with fed_cluster.client() as client:
+        reads_of_workers.take(client)
+        yield client
+
+
+@pytest.fixture
+def stock_client(stock_cluster: federations.Cluster) -> Iterator[Client]:
+    """A client of the stock cluster; the workers' records of reads start empty."""
+    with stock_cluster.client() as client:
+        reads_of_workers.take(client)
+        yield client
