@@ -19,8 +19,10 @@ const PROBE: &str = "import sys, venv, ensurepip\n\
                      print(sys.executable, sys.version.split()[0])";
 /// The pinned requirements; an environment is made anew when they change.
 const LOCK: &str = "requirements.lock";
-/// The package `fed`, installed editable.
+/// The package `fed`.
 const PACKAGE: &str = "crates/fed-python";
+/// Its build back end is pinned with the rest, so none is fetched for the build.
+const PACKAGE_OPTIONS: [&str; 3] = ["--no-deps", "--no-build-isolation", "--editable"];
 /// Time for making an environment, downloads included.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
@@ -50,54 +52,64 @@ impl Venv {
 /// When there is no Python 3.11 or later with venv, or a requirement cannot be installed.
 pub(crate) fn ensure(root: &Path) -> Result<Venv> {
     let python = interpreter()?;
-    let stamp = stamp(root, &python)?;
-    let folder = root.join("target/venv");
+    let (requirements, package) = stamps(root, &python)?;
     let _guard = guard(root)?;
-    let stamp_file = folder.join("fed-stamp");
     let venv = Venv {
-        folder: folder.clone(),
+        folder: root.join("target/venv"),
     };
-    if std::fs::read_to_string(&stamp_file).is_ok_and(|text| text == stamp)
-        && venv.python().exists()
-    {
+    let requirements_stamp = venv.folder.join("requirements.stamp");
+    let package_stamp = venv.folder.join("package.stamp");
+    let is_made = is_written(&requirements_stamp, &requirements) && venv.python().exists();
+    if is_made && is_written(&package_stamp, &package) {
         return Ok(venv);
     }
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    console::progress("       making the Python environment in target/venv (once)");
     let mut log = Log::create(&root.join("target/venv.log"), LIMIT)?;
-    install(root, &python, &venv, &mut log).with_context(|| {
+    let mut install = || {
+        if !is_made {
+            console::progress("       making the Python environment in target/venv (once)");
+            make(root, &python, &venv, &mut log)?;
+            write(&requirements_stamp, &requirements)?;
+        }
+        log.run(pip(&venv).args(PACKAGE_OPTIONS).arg(root.join(PACKAGE)))?;
+        write(&package_stamp, &package)
+    };
+    install().with_context(|| {
         format!(
             "cannot make the Python environment; see {}, which ends:\n  {}",
             log.path().display(),
             log.tail(6).join("\n  ")
         )
     })?;
-    // Written last: an environment without a stamp is one that was interrupted.
-    std::fs::write(&stamp_file, stamp)
-        .with_context(|| format!("cannot write {}", stamp_file.display()))?;
     Ok(venv)
 }
 
-fn install(root: &Path, python: &Interpreter, venv: &Venv, log: &mut Log) -> Result<()> {
+/// Makes the environment from nothing and installs the pinned requirements.
+fn make(root: &Path, python: &Interpreter, venv: &Venv, log: &mut Log) -> Result<()> {
+    if venv.folder.exists() {
+        std::fs::remove_dir_all(&venv.folder)
+            .with_context(|| format!("cannot remove {}", venv.folder.display()))?;
+    }
     log.run(
         Command::new(&python.path)
             .args(["-m", "venv"])
             .arg(&venv.folder),
     )?;
-    let pip = || {
-        let mut command = venv.module("pip");
-        command.args(["--disable-pip-version-check", "--no-input", "install"]);
-        command
-    };
-    log.run(pip().arg("--requirement").arg(root.join(LOCK)))?;
-    log.run(
-        pip()
-            .args(["--no-deps", "--editable"])
-            .arg(root.join(PACKAGE)),
-    )
+    log.run(pip(venv).arg("--requirement").arg(root.join(LOCK)))
+}
+
+fn pip(venv: &Venv) -> Command {
+    let mut command = venv.module("pip");
+    command.args(["--disable-pip-version-check", "--no-input", "install"]);
+    command
+}
+
+/// A stamp is written after what it stands for: without one, that was interrupted.
+fn write(stamp: &Path, text: &str) -> Result<()> {
+    std::fs::write(stamp, text).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+fn is_written(stamp: &Path, text: &str) -> bool {
+    std::fs::read_to_string(stamp).is_ok_and(|written| written == text)
 }
 
 /// An interpreter and its version, as [`PROBE`] printed them.
@@ -127,19 +139,19 @@ fn probe(candidate: &str) -> Option<Interpreter> {
     Some(Interpreter { path, description })
 }
 
-/// All that the environment depends on, verbatim: equal text, equal environment.
-fn stamp(root: &Path, python: &Interpreter) -> Result<String> {
+/// All that the requirements, and the package, depend on, verbatim: equal text, equal result.
+fn stamps(root: &Path, python: &Interpreter) -> Result<(String, String)> {
     let read = |name: &str| {
         std::fs::read_to_string(root.join(name))
             .with_context(|| format!("cannot read {name}, which the Python environment is made of"))
     };
-    let lock = read(LOCK)?;
-    let package = read(&format!("{PACKAGE}/pyproject.toml"))?;
-    Ok(format!(
-        "{}\n{}\n{lock}\n{package}",
+    let requirements = format!(
+        "{}\n{}\n{}",
         python.description,
-        root.display()
-    ))
+        root.display(),
+        read(LOCK)?
+    );
+    Ok((requirements, read(&format!("{PACKAGE}/pyproject.toml"))?))
 }
 
 /// Holds the environment's lock until dropped.
@@ -170,21 +182,29 @@ mod tests {
     }
 
     #[test]
-    fn the_stamp_follows_the_lock_the_package_and_the_interpreter() {
+    fn the_stamps_follow_the_lock_the_interpreter_and_the_package() {
         let root = repository("dask==1\n");
         let python = |description: &str| Interpreter {
             path: "/usr/bin/python3".into(),
             description: description.into(),
         };
-        let first = stamp(root.path(), &python("3.11.1")).unwrap();
-        assert_eq!(stamp(root.path(), &python("3.11.1")).unwrap(), first);
-        assert_ne!(stamp(root.path(), &python("3.11.2")).unwrap(), first);
+        let (requirements, package) = stamps(root.path(), &python("3.11.1")).unwrap();
+        let same = stamps(root.path(), &python("3.11.1")).unwrap();
+        assert_eq!(same, (requirements.clone(), package.clone()));
+        assert_ne!(
+            stamps(root.path(), &python("3.11.2")).unwrap().0,
+            requirements
+        );
 
         std::fs::write(root.path().join(PACKAGE).join("pyproject.toml"), "[tool]\n").unwrap();
-        let second = stamp(root.path(), &python("3.11.1")).unwrap();
-        assert_ne!(second, first);
+        let edited = stamps(root.path(), &python("3.11.1")).unwrap();
+        assert_eq!(edited.0, requirements);
+        assert_ne!(edited.1, package);
         std::fs::write(root.path().join(LOCK), "dask==2\n").unwrap();
-        assert_ne!(stamp(root.path(), &python("3.11.1")).unwrap(), second);
+        assert_ne!(
+            stamps(root.path(), &python("3.11.1")).unwrap().0,
+            requirements
+        );
     }
 
     #[test]
@@ -196,7 +216,7 @@ mod tests {
             error.contains("venv.log") && error.contains("/no/such/"),
             "{error}"
         );
-        assert!(!root.path().join("target/venv/fed-stamp").exists());
+        assert!(!root.path().join("target/venv/requirements.stamp").exists());
     }
 
     #[test]

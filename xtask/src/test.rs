@@ -142,6 +142,9 @@ fn attempt(ground: &Ground, step: &Step) -> Result<Outcome> {
         .join(format!("{}.log", step.name));
     let mut log = Log::create(&path, step.limit)?;
     let result = (step.action)(ground, &mut log);
+    if let Err(error) = &result {
+        log.note(&format!("{error:#}"))?;
+    }
     let outcome = judge(ground, step, result, &log.text());
     if let Outcome::Failed { .. } = outcome {
         console::progress(&format!("       {} ends:", path.display()));

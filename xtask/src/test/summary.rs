@@ -50,7 +50,7 @@ impl fmt::Display for Outcome {
                 Ok(())
             }
             Self::Failed { why, counts } => {
-                // An error may go on with a log's tail, which has been shown.
+                // An error may go on over several lines; the log has them all.
                 let why = why.lines().next().unwrap_or_default();
                 write!(
                     formatter,

@@ -44,8 +44,8 @@ const IO: &[&str] = &[
 
 /// IO crates that a core may get by one dependency: (dependency, what it brings).
 ///
-/// boringtun names nix for its device code and has no feature that drops it; its `noise` module,
-/// all that fed-mesh uses, calls none of it.
+/// boringtun asks nix for the clock of its timers, and no feature drops it. fed-mesh keeps boringtun
+/// behind a trait; the rest of nix is device code, which is off.
 const TOLERATED: &[(&str, &str)] = &[("boringtun", "nix")];
 
 /// The layer of a crate, if it has one.
@@ -85,6 +85,22 @@ pub(crate) fn arrows_that_do_not_go_down(graph: &Graph) -> Vec<String> {
         .map(|arrow| (graph.name(&arrow.from), graph.name(&arrow.to), arrow.kind))
         .filter(|(from, to, kind)| !may_depend(from, to, *kind))
         .map(|(from, to, kind)| format!("{from} depends on {to} ({kind:?})"))
+        .collect()
+}
+
+pub(crate) fn cores_that_know_one_another(graph: &Graph) -> Vec<String> {
+    let is_core = |id: &str| layer(graph.name(id)) == Some(Layer::Number(1));
+    graph
+        .arrows
+        .iter()
+        .filter(|arrow| is_core(&arrow.from) && is_core(&arrow.to))
+        .map(|arrow| {
+            format!(
+                "{} knows {}",
+                graph.name(&arrow.from),
+                graph.name(&arrow.to)
+            )
+        })
         .collect()
 }
 
@@ -174,6 +190,18 @@ mod tests {
             ("fed-testkit", "fed-tun", Normal),
         ]);
         assert_eq!(arrows_that_do_not_go_down(&graph), [""; 0]);
+    }
+
+    #[test]
+    fn cores_may_not_meet_even_in_tests() {
+        let graph = made_up(&[
+            ("fed-place", "fed-core", Dev),
+            ("fed-tun", "fed-core", Normal),
+        ]);
+        assert_eq!(
+            cores_that_know_one_another(&graph),
+            ["fed-place knows fed-core"]
+        );
     }
 
     #[test]

@@ -78,6 +78,14 @@ fn arrows_only_go_down() {
 }
 
 #[test]
+fn cores_do_not_know_one_another() {
+    hold(
+        &layers::cores_that_know_one_another(&workspace()),
+        "Let the layer above translate between the two, also in tests.",
+    );
+}
+
+#[test]
 fn cores_know_no_io_crate() {
     hold(
         &layers::io_below_the_cores(&workspace()),
