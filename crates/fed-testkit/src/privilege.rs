@@ -209,3 +209,45 @@ fn try_namespaces() -> Result<(), Errno> {
     )?;
     crate::lab::open_tap("probe0").map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_that_forbids_is_named() {
+        let with = |file: &'static str, text: &'static str| {
+            forbidding_setting(&move |path: &Path| {
+                (path == Path::new(file)).then(|| text.to_owned())
+            })
+        };
+        let ubuntu = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+        let debian = "/proc/sys/kernel/unprivileged_userns_clone";
+        let limit = "/proc/sys/user/max_user_namespaces";
+        assert_eq!(
+            with(ubuntu, "1\n"),
+            Some("kernel.apparmor_restrict_unprivileged_userns=0")
+        );
+        assert_eq!(
+            with(debian, "0\n"),
+            Some("kernel.unprivileged_userns_clone=1")
+        );
+        assert_eq!(with(limit, "0\n"), Some("user.max_user_namespaces=15000"));
+        for (file, text) in [(ubuntu, "0\n"), (debian, "1\n"), (limit, "96365\n")] {
+            assert_eq!(with(file, text), None);
+        }
+    }
+
+    #[test]
+    fn each_answer_is_one_line_with_a_remedy() {
+        let setting = "kernel.unprivileged_userns_clone=1";
+        for missing in [
+            Missing::NoTun,
+            Missing::TunForbidden,
+            Missing::UserNamespaces { setting },
+        ] {
+            let text = missing.to_string();
+            assert!(text.contains("sudo") && !text.contains('\n'), "{text}");
+        }
+    }
+}

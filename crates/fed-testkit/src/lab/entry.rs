@@ -29,18 +29,24 @@ pub struct HostUser {
     pub gid: u32,
 }
 
-/// Returns in a child inside the namespaces `kinds` of the process `init`; the calling process
-/// becomes its minder and never returns.
+/// The namespaces of a host, except the one that only children enter.
+const SURROUNDINGS: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWNET);
+
+/// Returns in a child inside the namespaces of the process `init`, its user namespace included if
+/// `other_user_namespace`; the calling process becomes its minder and never returns.
 ///
 /// To be called between fork and exec, or in a process with one thread: it makes system calls
 /// only. The working directory keeps its path where the host has it, and is `/` elsewhere.
-pub(super) fn enter(init: &OwnedFd, kinds: CloneFlags, user: Option<HostUser>) -> io::Result<()> {
-    let mut directory = [0; libc::PATH_MAX as usize];
-    let known = working_directory(&mut directory);
+pub(super) fn enter(
+    init: &OwnedFd,
+    other_user_namespace: bool,
+    user: Option<HostUser>,
+) -> io::Result<()> {
+    let mut kinds = CloneFlags::CLONE_NEWPID;
+    kinds.set(CloneFlags::CLONE_NEWUSER, other_user_namespace);
     setns(init.as_fd(), kinds)?;
-    if !(known && change_directory(&directory)) {
-        nix::unistd::chdir(c"/")?;
-    }
     let minder = pidfd_open(std::process::id().cast_signed())?;
     let mut mask = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut mask))?;
@@ -48,10 +54,21 @@ pub(super) fn enter(init: &OwnedFd, kinds: CloneFlags, user: Option<HostUser>) -
     match fork_here()? {
         ForkResult::Child => {
             restore_sigchld(caller_sigchld)?;
+            enter_surroundings(init)?;
             become_program(&minder, &mask, user)
         }
         ForkResult::Parent { child } => mind(child),
     }
+}
+
+fn enter_surroundings(init: &OwnedFd) -> io::Result<()> {
+    let mut directory = [0; libc::PATH_MAX as usize];
+    let known = working_directory(&mut directory);
+    setns(init.as_fd(), SURROUNDINGS)?;
+    if !(known && change_directory(&directory)) {
+        nix::unistd::chdir(c"/")?;
+    }
+    Ok(())
 }
 
 fn become_program(minder: &OwnedFd, mask: &SigSet, user: Option<HostUser>) -> io::Result<()> {

@@ -12,16 +12,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use nix::sched::CloneFlags;
-
 use super::entry::{HostUser, enter};
 use super::init::{Init, pidfd_open};
 use crate::procfs::{self, Process};
-
-const KINDS: CloneFlags = CloneFlags::CLONE_NEWNS
-    .union(CloneFlags::CLONE_NEWUTS)
-    .union(CloneFlags::CLONE_NEWPID)
-    .union(CloneFlags::CLONE_NEWNET);
 
 /// Why a program could not be run in a host.
 #[derive(Debug, thiserror::Error)]
@@ -118,13 +111,13 @@ impl Host {
     /// `/` elsewhere; [`Command::uid`](CommandExt::uid) does not work, [`Self::command_as`] does.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        entering(Arc::clone(&self.pidfd), KINDS, program.as_ref(), None)
+        entering(Arc::clone(&self.pidfd), false, program.as_ref(), None)
     }
 
     /// A command that runs `program` in this host as another user, without any other group.
     #[must_use]
     pub fn command_as(&self, user: HostUser, program: impl AsRef<OsStr>) -> Command {
-        entering(Arc::clone(&self.pidfd), KINDS, program.as_ref(), Some(user))
+        entering(Arc::clone(&self.pidfd), false, program.as_ref(), Some(user))
     }
 
     /// All processes in the host, those in PID namespaces nested in it included, except its first.
@@ -154,11 +147,8 @@ pub fn exec_in_host(
     let pidfd = pidfd_open(pid.cast_signed()).map_err(|errno| host(errno.into()))?;
     let ours = fs::metadata("/proc/self/ns/user").map_err(host)?;
     let theirs = fs::metadata(format!("/proc/{pid}/ns/user")).map_err(host)?;
-    let mut kinds = KINDS;
-    if ours.ino() != theirs.ino() {
-        kinds |= CloneFlags::CLONE_NEWUSER;
-    }
-    let source = entering(Arc::new(pidfd), kinds, program, user)
+    let other = ours.ino() != theirs.ino();
+    let source = entering(Arc::new(pidfd), other, program, user)
         .args(arguments)
         .exec();
     Err(ExecError::Program {
@@ -170,12 +160,12 @@ pub fn exec_in_host(
 #[expect(unsafe_code, reason = "pre_exec is the place between fork and exec")]
 fn entering(
     pidfd: Arc<OwnedFd>,
-    kinds: CloneFlags,
+    other_user_namespace: bool,
     program: &OsStr,
     user: Option<HostUser>,
 ) -> Command {
     let mut command = Command::new(program);
     // SAFETY: `enter` makes system calls only: it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(move || enter(&pidfd, kinds, user)) };
+    unsafe { command.pre_exec(move || enter(&pidfd, other_user_namespace, user)) };
     command
 }

@@ -19,7 +19,11 @@ use nix::unistd::{chdir, mkdir, pivot_root, symlinkat, write};
 pub(super) enum Step {
     /// Cuts the mounts off from the machine's, so that none made here appears there.
     Detach,
-    Tmpfs(CString),
+    /// Mounts an empty file system with these mount options.
+    Tmpfs {
+        target: CString,
+        options: CString,
+    },
     Proc(CString),
     Directory(CString),
     File {
@@ -47,7 +51,7 @@ impl fmt::Display for Step {
         let text = |path: &CStr| path.to_string_lossy().into_owned();
         match self {
             Self::Detach => f.write_str("make the mounts private"),
-            Self::Tmpfs(at) => write!(f, "mount a tmpfs at {}", text(at)),
+            Self::Tmpfs { target, .. } => write!(f, "mount a tmpfs at {}", text(target)),
             Self::Proc(at) => write!(f, "mount proc at {}", text(at)),
             Self::Directory(at) => write!(f, "make the directory {}", text(at)),
             Self::File { target, .. } => write!(f, "write {}", text(target)),
@@ -64,13 +68,10 @@ impl Step {
     pub(super) fn apply(&self) -> Result<(), Errno> {
         match self {
             Self::Detach => attach(None, c"/", MsFlags::MS_REC | MsFlags::MS_PRIVATE),
-            Self::Tmpfs(at) => mount(
-                Some(c"tmpfs"),
-                at.as_c_str(),
-                Some(c"tmpfs"),
-                NO_DEV,
-                Some(c"mode=0755"),
-            ),
+            Self::Tmpfs { target, options } => {
+                let (kind, options) = (Some(c"tmpfs"), Some(options.as_c_str()));
+                mount(kind, target.as_c_str(), kind, NO_DEV, options)
+            }
             Self::Proc(at) => {
                 let flags = NO_DEV | MsFlags::MS_NOEXEC;
                 mount(
@@ -83,7 +84,7 @@ impl Step {
             }
             Self::Directory(at) => mkdir(at.as_c_str(), Mode::from_bits_truncate(0o755)),
             Self::File { target, content } => {
-                let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
                 let file = open(target.as_c_str(), flags, Mode::from_bits_truncate(0o644))?;
                 let written = write(&file, content)?;
                 if written == content.len() {

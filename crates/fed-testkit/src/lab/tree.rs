@@ -8,14 +8,17 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use super::step::Step;
 
 /// Where the new root is built: a directory that every machine has, and that no bind comes from.
 const BUILDING_SITE: &str = "/proc";
-/// Names in the machine's root that a host gets afresh.
-const FRESH: [&str; 2] = ["proc", "run"];
+/// Holds the content of files that stand in for the machine's.
+const OWN_FILES: &str = "/.lab";
+/// Names in the machine's root that a host gets afresh. `.lab` is there in a lab inside a host.
+const FRESH: [&str; 3] = ["proc", "run", ".lab"];
 
 /// Why a host's file tree cannot be planned.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +83,7 @@ impl Tree {
             mounts: Vec::new(),
         };
         tree.mirror(Path::new("/"))?;
+        tree.ensure_directory(Path::new(OWN_FILES))?;
         tree.private(Path::new("/run"))?;
         if Path::new("/dev/shm").is_dir() {
             tree.private(Path::new("/dev/shm"))?;
@@ -129,7 +133,8 @@ impl Tree {
         let node = match &mount {
             Mount::Private => {
                 self.ensure_directory(target)?;
-                self.steps.push(Step::Tmpfs(inside(target)));
+                let machine = self.on_machine(target);
+                self.steps.push(tmpfs(target, machine.as_deref()));
                 Node::Own
             }
             Mount::Bind { source, read_only } => {
@@ -149,8 +154,7 @@ impl Tree {
             }
             Mount::File { content } => {
                 self.ensure_file(target)?;
-                let name = target.to_string_lossy().replace('/', "-");
-                let own = inside(Path::new(&format!("/.lab{name}")));
+                let own = inside(Path::new(&format!("{OWN_FILES}/{}", self.steps.len())));
                 self.steps.push(Step::File {
                     target: own.clone(),
                     content: content.clone(),
@@ -215,7 +219,7 @@ impl Tree {
         };
         let covered = self.take_mounts(|at| at != directory && at.starts_with(directory));
         self.nodes.retain(|at, _| !at.starts_with(directory));
-        self.steps.push(Step::Tmpfs(inside(directory)));
+        self.steps.push(tmpfs(directory, Some(&source)));
         self.nodes.insert(directory.to_owned(), Node::Own);
         let entries = fs::read_dir(&source).map_err(|e| machine(&source, e))?;
         for entry in entries {
@@ -304,6 +308,17 @@ fn machine(path: &Path, source: io::Error) -> TreeError {
     TreeError::Machine {
         path: path.to_owned(),
         source,
+    }
+}
+
+/// A tmpfs with the permissions of `like`, so that a private `/tmp` stays everybody's.
+fn tmpfs(target: &Path, like: Option<&Path>) -> Step {
+    let like = like.and_then(|path| fs::metadata(path).ok());
+    let mode = like.map_or(0o755, |metadata| metadata.mode() & 0o7777);
+    let options = CString::new(format!("mode={mode:o}")).expect("digits hold no zero byte");
+    Step::Tmpfs {
+        target: inside(target),
+        options,
     }
 }
 
