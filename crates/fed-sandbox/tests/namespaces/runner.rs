@@ -6,6 +6,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::caller::{Caller, NOBODY};
 use crate::cases::{self, Case, Kind};
 use crate::world::{READY, TUN, World};
@@ -117,7 +120,8 @@ fn run(case: &Case, caller: Caller) -> Result<(), String> {
         Kind::Ends(_) => wait(&mut child),
         Kind::Killed(_) => kill_when_ready(&mut child, &world),
     };
-    result.and_then(|()| nothing_left(&world)).map_err(|error| {
+    let left = nothing_left(&world);
+    result.and(left).map_err(|error| {
         let output = fs::read_to_string(&output).unwrap_or_default();
         format!("{error}\n{output}")
     })
@@ -179,21 +183,41 @@ fn nothing_left(world: &World) -> Result<(), String> {
             return Ok(());
         }
         if Instant::now() > deadline {
+            left.iter().for_each(|process| process.kill());
             return Err(format!("left: processes {left:?}; devices {devices}"));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The processes that have the case's folder among their mounts: all that are in its sandboxes.
-fn witnesses(world: &World) -> Vec<String> {
+/// A process that has the case's folder among its mounts.
+#[derive(Debug)]
+struct Witness {
+    pid: i32,
+    #[expect(dead_code, reason = "for reports")]
+    name: String,
+}
+
+impl Witness {
+    fn kill(&self) {
+        // It may have ended meanwhile.
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+    }
+}
+
+/// All processes in the case's sandboxes.
+fn witnesses(world: &World) -> Vec<Witness> {
     let needle = world.folder.file_name().unwrap().to_str().unwrap();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let mounts = fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
         if mounts.contains(needle) {
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            found.push(format!("{} {}", entry.file_name().display(), name.trim()));
+            let pid = entry.file_name().to_str().unwrap().parse().unwrap();
+            found.push(Witness {
+                pid,
+                name: name.trim().to_owned(),
+            });
         }
     }
     found
