@@ -64,8 +64,8 @@ pub enum RunError {
         source: serde_json::Error,
     },
     /// A step of starting it failed.
-    #[error("cannot run {name}: cannot {step} {}: {source}; check that it is right as seen \
-             inside the sandbox", subject.display())]
+    #[error("cannot run {name}: cannot {step} {}: {source}; check that it can be seen inside \
+             the sandbox, with its interpreter and the targets of its links", subject.display())]
     Step {
         /// The process's name.
         name: String,
