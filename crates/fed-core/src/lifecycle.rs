@@ -59,6 +59,8 @@ pub enum Event {
     Left(MemberId),
     /// An action failed, or a part that everything depends on died.
     Failed(Failure),
+    /// A worker ended by itself. Before all are registered, the federation cannot come up.
+    WorkerLost(Failure),
     /// The operator asked for the end.
     End,
 }
@@ -225,6 +227,8 @@ impl Lifecycle {
             }
             Event::Left(member) => self.left(member),
             Event::Failed(failure) => self.failed(failure),
+            Event::WorkerLost(failure) if self.phase == Phase::Starting => self.failed(failure),
+            Event::WorkerLost(_) => Vec::new(),
             Event::End => self.end(Reason::Asked),
         }
     }

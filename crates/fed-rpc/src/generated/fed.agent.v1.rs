@@ -60,21 +60,19 @@ pub struct Python {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PrepareRequest {
+    /// Ten hexadecimal digits: the random bits of the federation's /48.
     #[prost(string, tag = "1")]
     pub federation: ::prost::alloc::string::String,
     /// The name the operator gave the federation.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// The /48 of the federation's data plane, e.g. "fd12:3456:789a::/48".
-    #[prost(string, tag = "3")]
-    pub prefix: ::prost::alloc::string::String,
-    #[prost(uint32, tag = "4")]
+    #[prost(uint32, tag = "3")]
     pub site_number: u32,
     /// How long the federation outlives its last renewal.
-    #[prost(uint64, tag = "5")]
+    #[prost(uint64, tag = "4")]
     pub lease_seconds: u64,
     /// Sites and the operator by number, for the sandbox's hosts file.
-    #[prost(message, repeated, tag = "6")]
+    #[prost(message, repeated, tag = "5")]
     pub members: ::prost::alloc::vec::Vec<Member>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -99,17 +97,17 @@ pub struct ConnectRequest {
     #[prost(message, repeated, tag = "2")]
     pub peers: ::prost::alloc::vec::Vec<Peer>,
 }
+/// A member's router. Its subnet follows from its number and the federation's
+/// prefix, so that no peer can be given another's addresses.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "1")]
+    pub site_number: u32,
     #[prost(string, tag = "2")]
     pub public_key: ::prost::alloc::string::String,
     /// "host:port"; empty where the peer can only dial out.
     #[prost(string, tag = "3")]
     pub endpoint: ::prost::alloc::string::String,
-    #[prost(string, repeated, tag = "4")]
-    pub allowed_ips: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConnectReply {}
@@ -129,13 +127,12 @@ pub struct PeerState {
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub endpoint: ::prost::alloc::string::String,
-    #[prost(bool, tag = "3")]
-    pub reached: bool,
+    /// Absent before the first handshake.
+    #[prost(uint64, optional, tag = "3")]
+    pub handshake_seconds_ago: ::core::option::Option<u64>,
     #[prost(uint64, tag = "4")]
-    pub last_handshake_seconds_ago: u64,
-    #[prost(uint64, tag = "5")]
     pub received_bytes: u64,
-    #[prost(uint64, tag = "6")]
+    #[prost(uint64, tag = "5")]
     pub sent_bytes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,0 +1,53 @@
+//! Exit codes: the one table of them.
+
+use std::process::ExitCode;
+
+use fed_service::agent::SetupError;
+use fed_service::operator::{DownError, EnrolError, SiteRecordError, UpError};
+
+/// The table, for `--help`.
+pub(crate) const HELP: &str = "\
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 no such site or federation; 4 name taken; \
+5 a site cannot be reached or refuses; 6 the request cannot be met; 7 this host cannot run it.";
+
+const FAILED: u8 = 1;
+const UNKNOWN: u8 = 3;
+const TAKEN: u8 = 4;
+const SITE: u8 = 5;
+const REQUEST: u8 = 6;
+const HOST: u8 = 7;
+
+/// Chooses the exit code of an error.
+pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(number(error))
+}
+
+fn number(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<UpError>() {
+        return match error {
+            UpError::Request(_) => REQUEST,
+            UpError::Site(SiteRecordError::Unknown { .. }) => UNKNOWN,
+            UpError::Taken(_) => TAKEN,
+            UpError::Unsupported(_) | UpError::Python(_) => HOST,
+            UpError::Failed(failure) if failure.member.as_deref() == Some("operator") => FAILED,
+            UpError::Failed(failure) if failure.member.is_some() => SITE,
+            UpError::Failed(_) => REQUEST,
+            _ => FAILED,
+        };
+    }
+    if let Some(SiteRecordError::Unknown { .. }) = error.downcast_ref() {
+        return UNKNOWN;
+    }
+    if let Some(DownError::Unknown { .. }) = error.downcast_ref() {
+        return UNKNOWN;
+    }
+    if let Some(EnrolError::Connect { .. } | EnrolError::Call { .. }) = error.downcast_ref() {
+        return SITE;
+    }
+    match error.downcast_ref() {
+        Some(SetupError::Unsupported(_) | SetupError::Python(_) | SetupError::Package { .. }) => {
+            HOST
+        }
+        _ => FAILED,
+    }
+}

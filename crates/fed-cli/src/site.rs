@@ -1,0 +1,106 @@
+//! `fed site`: the sites this operator is enrolled at.
+
+use std::io::Read as _;
+
+use anyhow::Context as _;
+use fed_core::SiteName;
+use fed_rpc::Invitation;
+use fed_service::operator;
+
+use crate::console::{self, Output};
+use crate::{Global, paths};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Redeem a site's invitation
+    Add(Add),
+    /// List the sites
+    List(List),
+    /// Forget a site
+    Remove(Remove),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Add {
+    /// Name of the site
+    name: SiteName,
+    /// The line that `fed agent invite` printed; `-` reads it from standard input, where other
+    /// users of this host cannot see it
+    invitation: String,
+    /// What the site's log calls you [default: user@host]
+    #[arg(long)]
+    operator: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct List {
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Remove {
+    /// Name of the site
+    name: SiteName,
+}
+
+pub(crate) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
+    console::log("warn");
+    let state = paths::state(global)?;
+    match command {
+        Command::Add(arguments) => {
+            let invitation: Invitation = read(&arguments.invitation)?.trim().parse()?;
+            let name = arguments.operator.unwrap_or_else(own_name);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let enrolled = operator::enrol(&state, &arguments.name, &invitation, &name);
+            let site = runtime.block_on(enrolled)?;
+            console::note(&format!("added {} at {}", arguments.name, site.address));
+            Ok(())
+        }
+        Command::List(arguments) => {
+            let sites = state.sites()?;
+            if arguments.output == Output::Json {
+                return console::json(&sites);
+            }
+            if sites.is_empty() {
+                console::note("no site yet; `fed site add NAME INVITATION` adds one");
+            }
+            for (name, site) in sites {
+                console::data(&format!(
+                    "{name:<16} {:<32} {}",
+                    site.address, site.fingerprint
+                ))?;
+            }
+            Ok(())
+        }
+        Command::Remove(arguments) => {
+            state.remove_site(&arguments.name)?;
+            console::note(&format!("removed {}", arguments.name));
+            Ok(())
+        }
+    }
+}
+
+fn read(argument: &str) -> anyhow::Result<String> {
+    if argument != "-" {
+        return Ok(argument.to_owned());
+    }
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .context("cannot read the invitation")?;
+    Ok(text)
+}
+
+fn own_name() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid())
+        .ok()
+        .flatten();
+    let user = user.map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name);
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|host| host.into_string().ok());
+    format!("{user}@{}", host.unwrap_or_else(|| "unknown".to_owned()))
+}

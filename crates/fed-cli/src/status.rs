@@ -1,0 +1,103 @@
+//! `fed status`: how federations stand.
+
+use std::collections::BTreeMap;
+
+use fed_core::FederationName;
+use fed_service::operator::{MemberReport, Running, Status};
+
+use crate::console::{self, Output};
+use crate::{Global, paths};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Name of the federation; all if none is named
+    name: Option<FederationName>,
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
+    console::log("warn");
+    let state = paths::state(global)?;
+    let names = match &arguments.name {
+        Some(name) => vec![name.clone()],
+        None => state.federations()?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut all: BTreeMap<String, Option<Status>> = BTreeMap::new();
+    for name in names {
+        let status = runtime.block_on(async {
+            match Running::find(&state, &name).await? {
+                Some(mut running) => running.status().await.map(Some),
+                None => Ok(None),
+            }
+        })?;
+        all.insert(name.to_string(), status);
+    }
+    if arguments.output == Output::Json {
+        return console::json(&all);
+    }
+    if all.is_empty() {
+        console::note("no federation is up; `fed up SITE…` starts one");
+    }
+    for (name, status) in &all {
+        match status {
+            Some(status) => show(status)?,
+            None => console::data(&format!(
+                "{name}: its `fed up` has died; `fed down {name}` ends what is left"
+            ))?,
+        }
+    }
+    Ok(())
+}
+
+fn show(status: &Status) -> anyhow::Result<()> {
+    let phase = serde_json::to_value(status.phase)?;
+    console::data(&format!(
+        "federation {} ({}): {}, lease {} s",
+        status.name,
+        status.federation,
+        phase.as_str().unwrap_or_default(),
+        status.lease_seconds
+    ))?;
+    for member in &status.members {
+        show_member(member)?;
+    }
+    if let Some(gateway) = &status.gateway {
+        console::data(&format!("  scheduler  tls://{}", gateway.scheduler))?;
+        console::data(&format!("  dashboard  {}", gateway.dashboard))?;
+    }
+    Ok(())
+}
+
+fn show_member(member: &MemberReport) -> anyhow::Result<()> {
+    console::data(&format!("  {}", member.name))?;
+    if let Some(problem) = &member.problem {
+        console::data(&format!("    problem: {problem}"))?;
+    }
+    for (pool, workers) in &member.pools {
+        let names: Vec<&str> = workers.iter().map(|worker| worker.name.as_str()).collect();
+        console::data(&format!(
+            "    pool {pool}: {} workers {}",
+            workers.len(),
+            names.join(" ")
+        ))?;
+    }
+    for peer in &member.peers {
+        let endpoint = peer
+            .endpoint
+            .map_or_else(|| "-".to_owned(), |address| address.to_string());
+        let handshake = peer.handshake_seconds_ago.map_or_else(
+            || "no handshake yet".to_owned(),
+            |seconds| format!("handshake {seconds} s ago"),
+        );
+        console::data(&format!(
+            "    tunnel to {:<16} {endpoint}, {handshake}, {} B in, {} B out",
+            peer.name, peer.received_bytes, peer.sent_bytes
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! `fed up`: brings a federation up, and keeps it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use fed_core::{FederationName, Leases, SiteName, WorkerCount};
+use fed_service::operator::{self, Progress, Status, UpError, UpRequest};
+use fed_service::python::Interpreter;
+use tokio::sync::mpsc;
+
+use crate::checklist::Checklist;
+use crate::console::{self, Output};
+use crate::{Global, paths};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Sites, as `fed site list` names them
+    #[arg(required = true, value_name = "SITE")]
+    sites: Vec<SiteName>,
+    /// Name of the federation
+    #[arg(long, default_value = "fed")]
+    name: FederationName,
+    /// Workers of a pool, or of each pool of a site; may be repeated
+    #[arg(long, value_name = "SITE=N", value_parser = worker_count)]
+    workers: Vec<WorkerCount>,
+    /// Come up, then go on in the background until `fed down`
+    #[arg(short, long)]
+    detach: bool,
+    /// How long a site keeps the federation when the operator is gone (3 s to 1 day)
+    #[arg(long, default_value = "5m", value_parser = lease)]
+    lease: Duration,
+    /// Interpreter of the scheduler [default: beside fed, else the active environment, else python3]
+    #[arg(long)]
+    python: Option<String>,
+    /// Shell commands to run before the interpreter, such as `module load`
+    #[arg(long, default_value = "")]
+    prologue: String,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Set in the background process itself
+    #[arg(long, hide = true)]
+    supervised: bool,
+}
+
+fn worker_count(text: &str) -> Result<WorkerCount, String> {
+    let (place, workers) = text
+        .split_once('=')
+        .ok_or("write SITE=N, such as ecmwf=4")?;
+    let workers = workers
+        .parse()
+        .map_err(|_| format!("{workers:?} is not a number of workers"))?;
+    Ok(WorkerCount {
+        place: place.to_owned(),
+        workers,
+    })
+}
+
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Leases::MIN..=Leases::MAX).contains(&lease) {
+        Ok(lease)
+    } else {
+        Err(format!(
+            "{text} is not between {:?} and {:?}",
+            Leases::MIN,
+            Leases::MAX
+        ))
+    }
+}
+
+pub(crate) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<()> {
+    if arguments.supervised {
+        // Away from the terminal and its signals.
+        nix::unistd::setsid().context("cannot leave the terminal's session")?;
+        console::log("info");
+        return keep(global, arguments, Front::Lines);
+    }
+    if arguments.detach {
+        return detach(arguments.output);
+    }
+    console::log("warn");
+    let front = Front::Checklist(Checklist::new(), arguments.output);
+    keep(global, arguments, front)
+}
+
+/// Who is shown the progress.
+enum Front {
+    /// A person.
+    Checklist(Checklist, Output),
+    /// The `fed up -d` that started this process, until it has left.
+    Lines,
+}
+
+impl Front {
+    fn show(&mut self, progress: &Progress) -> anyhow::Result<()> {
+        match self {
+            Self::Lines => {
+                // The reader leaves when the federation runs.
+                let _ = console::json(progress);
+                Ok(())
+            }
+            Self::Checklist(checklist, output) => {
+                checklist.show(progress);
+                match progress {
+                    Progress::Running { status } => {
+                        checklist.finish();
+                        summary(status, *output, "Ctrl-C ends it")
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn keep(global: &Global, arguments: Arguments, mut front: Front) -> anyhow::Result<()> {
+    let state = paths::state(global)?;
+    let request = UpRequest {
+        name: arguments.name,
+        sites: arguments.sites,
+        workers: arguments.workers,
+        leases: Leases::new(arguments.lease),
+        interpreter: Interpreter {
+            python: arguments.python.unwrap_or_else(paths::python),
+            prologue: arguments.prologue,
+        },
+        program: std::env::current_exe().context("cannot find this program's own path")?,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (told, mut progress) = mpsc::unbounded_channel();
+        let up = operator::up(&state, request, told);
+        tokio::pin!(up);
+        loop {
+            tokio::select! {
+                biased;
+                Some(told) = progress.recv() => front.show(&told)?,
+                ended = &mut up => {
+                    while let Ok(told) = progress.try_recv() {
+                        front.show(&told)?;
+                    }
+                    return Ok(ended?);
+                }
+            }
+        }
+    })
+}
+
+/// Starts this command again in the background, and shows its progress until it runs.
+fn detach(output: Output) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find this program's own path")?;
+    let mut child = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .arg("--supervised")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start the background process")?;
+    let lines = BufReader::new(child.stdout.take().expect("standard output is piped"));
+    let mut checklist = Checklist::new();
+    let mut failure = None;
+    for line in lines.lines() {
+        let line = line.context("the background process cannot be read")?;
+        match serde_json::from_str::<Progress>(&line)
+            .context("the background process is another version")?
+        {
+            Progress::Running { status } => {
+                checklist.finish();
+                let hint = format!("`fed down {}` ends it", status.name);
+                return summary(&status, output, &hint);
+            }
+            told => {
+                if let Progress::Ending {
+                    failure: Some(message),
+                } = &told
+                {
+                    failure = Some(message.clone());
+                }
+                checklist.show(&told);
+            }
+        }
+    }
+    ended_early(child, failure)
+}
+
+fn ended_early(child: std::process::Child, failure: Option<String>) -> anyhow::Result<()> {
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let error = said
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("error: "));
+    match (failure, error) {
+        (Some(message), _) => Err(UpError::Failed(fed_core::Failure {
+            member: None,
+            message,
+        })
+        .into()),
+        (None, Some(message)) => bail!("{message}"),
+        (None, None) => bail!("the background process ended: {}", said.trim()),
+    }
+}
+
+fn summary(status: &Status, output: Output, end: &str) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return console::json(status);
+    }
+    let pools: Vec<String> = status
+        .members
+        .iter()
+        .flat_map(|member| &member.pools)
+        .map(|(pool, workers)| format!("{pool} ({} workers)", workers.len()))
+        .collect();
+    let seconds = status.up_seconds.unwrap_or_default();
+    console::data(&format!(
+        "federation {} is up after {seconds:.1} s: {}",
+        status.name,
+        pools.join(", ")
+    ))?;
+    if let Some(gateway) = &status.gateway {
+        console::data(&format!("dashboard  {}", gateway.dashboard))?;
+    }
+    console::data("in Python  import fed; client = fed.connect()")?;
+    console::note(end);
+    Ok(())
+}

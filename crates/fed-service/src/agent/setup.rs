@@ -1,0 +1,147 @@
+//! Preparing a host for an agent, and inviting operators.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fed_rpc::{Fingerprint, Identity, Invitation};
+use nix::unistd::User;
+use thiserror::Error;
+
+use super::config::AgentConfig;
+use super::roster::{Roster, unix_seconds};
+use crate::python::PythonError;
+use crate::state::{self, StateError};
+
+/// Why a host could not be prepared, or an operator not be invited.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The identity cannot be used.
+    #[error("{0}; run `fed agent init` first")]
+    Identity(#[from] fed_rpc::identity::StoreError),
+    /// No invitation could be made.
+    #[error("cannot make an invitation: {0}")]
+    Invitation(#[from] fed_rpc::invitation::InvitationError),
+    /// Sandboxes are not possible here.
+    #[error(transparent)]
+    Unsupported(#[from] fed_sandbox::Unsupported),
+    /// The interpreter cannot be used.
+    #[error(transparent)]
+    Python(#[from] PythonError),
+    /// The interpreter lacks what workers need.
+    #[error("{python} has no {package}; install it there, or set `python` in agent.toml")]
+    Package {
+        /// The interpreter.
+        python: String,
+        /// The distribution.
+        package: &'static str,
+    },
+    /// The configured user does not exist, or cannot be become.
+    #[error("user {user:?} of agent.toml: {problem}")]
+    User {
+        /// From agent.toml.
+        user: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// What [`init`] made or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitReport {
+    /// The agent's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// Version of the workers' Python.
+    pub python: String,
+    /// Version of `distributed` there.
+    pub distributed: String,
+}
+
+pub(super) fn identity_file(state: &Path) -> PathBuf {
+    state.join("identity").join("agent.pem")
+}
+
+/// Makes the agent's identity, unless it has one, and checks that this host can run workers.
+///
+/// # Errors
+/// See [`SetupError`].
+pub async fn init(config: &AgentConfig) -> Result<InitReport, SetupError> {
+    fed_sandbox::check()?;
+    state::private_folder(&config.state)?;
+    let identity = identity_file(&config.state);
+    state::private_folder(identity.parent().expect("the identity lies in a folder"))?;
+    let identity = Identity::load_or_create(&identity, config.name.as_str())?;
+    Roster::open(&config.state)?;
+    let inspection = config.interpreter().inspect().await?;
+    let package = |package: &'static str| {
+        let found = inspection.environment.packages.get(package).cloned();
+        found.ok_or_else(|| SetupError::Package {
+            python: config.python.clone(),
+            package,
+        })
+    };
+    package("dask")?;
+    Ok(InitReport {
+        fingerprint: identity.fingerprint(),
+        distributed: package("distributed")?,
+        python: inspection.environment.version.clone(),
+    })
+}
+
+/// Makes an invitation that one operator can redeem within `valid`; returns its one line.
+///
+/// # Errors
+/// See [`SetupError`].
+pub fn invite(config: &AgentConfig, valid: Duration) -> Result<String, SetupError> {
+    let identity = Identity::load(&identity_file(&config.state))?;
+    let roster = Roster::open(&config.state)?;
+    let expires = unix_seconds().saturating_add(valid.as_secs());
+    let (name, address) = (config.name.as_str(), &config.address);
+    let invitation = Invitation::generate(name, address, identity.fingerprint(), expires)?;
+    roster.invite(&invitation.holder(), expires)?;
+    Ok(invitation.to_line())
+}
+
+/// Becomes the configured user, if the agent runs as root and one is configured.
+///
+/// The state folder is given to that user first. Must be called while the process has one thread.
+///
+/// # Errors
+/// [`SetupError::User`].
+pub fn drop_privileges(config: &AgentConfig) -> Result<(), SetupError> {
+    let Some(name) = config
+        .user
+        .as_deref()
+        .filter(|_| nix::unistd::geteuid().is_root())
+    else {
+        return Ok(());
+    };
+    let wrong = |problem: String| SetupError::User {
+        user: name.to_owned(),
+        problem,
+    };
+    let user = User::from_name(name).map_err(|errno| wrong(errno.to_string()))?;
+    let user =
+        user.ok_or_else(|| wrong("no such user; create it, or correct the name".to_owned()))?;
+    state::private_folder(&config.state)?;
+    give_away(&config.state, &user).map_err(|error| wrong(error.to_string()))?;
+    let groups = std::ffi::CString::new(name).map_err(|error| wrong(error.to_string()))?;
+    nix::unistd::initgroups(&groups, user.gid)
+        .and_then(|()| nix::unistd::setgid(user.gid))
+        .and_then(|()| nix::unistd::setuid(user.uid))
+        .map_err(|errno| wrong(format!("cannot become it: {errno}")))
+}
+
+/// Changes the owner of a tree. Links are changed themselves, never followed.
+fn give_away(path: &Path, user: &User) -> std::io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    if std::fs::symlink_metadata(path)?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give_away(&entry?.path(), user)?;
+        }
+    }
+    Ok(())
+}

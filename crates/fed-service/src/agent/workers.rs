@@ -1,0 +1,73 @@
+//! How a worker of a pool is started, and what it is called.
+
+use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
+
+use fed_core::{MemberId, PoolName, PoolOffer, SiteName};
+
+use crate::node::{NodeFolder, ProcessRequest};
+use crate::python::{self, Interpreter};
+
+/// Everything that is the same for all workers of a federation at this site.
+#[derive(Clone, Debug)]
+pub(super) struct WorkerKit {
+    pub(super) site: SiteName,
+    pub(super) member: MemberId,
+    pub(super) address: Ipv6Addr,
+    pub(super) interpreter: Interpreter,
+    pub(super) folder: NodeFolder,
+    pub(super) scheduler: String,
+    pub(super) all_pools: Vec<String>,
+}
+
+/// The name of the `number`th worker of a site.
+pub(super) fn name(pool: &PoolName, member: MemberId, number: u32) -> String {
+    format!("{pool}-{}-{number}", member.number())
+}
+
+impl WorkerKit {
+    /// Describes the process of one worker.
+    pub(super) fn worker(&self, name: &str, pool: &PoolOffer) -> ProcessRequest {
+        let scratch = self.folder.scratch();
+        let arguments = [
+            "-m",
+            "distributed.cli.dask_worker",
+            &self.scheduler,
+            "--host",
+            &format!("[{}]", self.address),
+            "--name",
+            name,
+            "--nthreads",
+            &pool.threads.to_string(),
+            "--memory-limit",
+            &pool.memory_bytes.to_string(),
+            // Tasks ask for none of it: the number only has to be there.
+            "--resources",
+            &format!("{}=1", pool.name.resource()),
+            "--local-directory",
+            &scratch.join("dask").display().to_string(),
+            "--no-dashboard",
+            "--preload",
+            "fed.worker",
+        ]
+        .map(str::to_owned);
+        ProcessRequest {
+            name: name.to_owned(),
+            argv: self.interpreter.command(&arguments),
+            env: self.environment(&pool.name),
+        }
+    }
+
+    fn environment(&self, pool: &PoolName) -> BTreeMap<String, String> {
+        let mut environment = python::environment(&self.folder.scratch(), &self.folder.package());
+        let pools = serde_json::to_string(&self.all_pools).expect("names are JSON");
+        for (name, value) in [
+            ("FED_POOL", pool.to_string()),
+            ("FED_SITE", self.site.to_string()),
+            ("FED_POOLS", pools),
+        ] {
+            environment.insert(name.to_owned(), value);
+        }
+        environment
+    }
+}

@@ -1,0 +1,135 @@
+//! Between the messages of the control plane and the types of the core. What a peer sent is
+//! checked here, once.
+
+use fed_core::{Member, MemberId, Peer, PoolOffer, PythonEnvironment, SiteDescription};
+use fed_rpc::v1;
+
+/// A message that does not say what it should.
+#[derive(Debug, thiserror::Error)]
+#[error("field {field}: {problem}")]
+pub(crate) struct Invalid {
+    field: &'static str,
+    problem: String,
+}
+
+/// Parses a field of a message.
+pub(crate) fn parse<T>(field: &'static str, text: &str) -> Result<T, Invalid>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    text.parse().map_err(|error: T::Err| Invalid {
+        field,
+        problem: error.to_string(),
+    })
+}
+
+/// Takes the number of a member.
+pub(crate) fn member_id(field: &'static str, number: u32) -> Result<MemberId, Invalid> {
+    let number = u16::try_from(number);
+    number.map(MemberId::site).map_err(|error| Invalid {
+        field,
+        problem: error.to_string(),
+    })
+}
+
+pub(crate) fn description_to_wire(description: SiteDescription) -> v1::DescribeReply {
+    v1::DescribeReply {
+        site: description.site.into(),
+        fed_version: description.fed_version,
+        pools: description.pools.into_iter().map(offer_to_wire).collect(),
+        python: Some(v1::Python {
+            executable: description.python.executable,
+            version: description.python.version,
+            packages: description.python.packages.into_iter().collect(),
+        }),
+    }
+}
+
+fn offer_to_wire(offer: PoolOffer) -> v1::Pool {
+    v1::Pool {
+        name: offer.name.into(),
+        data_roots: offer.data_roots,
+        default_workers: offer.default_workers,
+        max_workers: offer.max_workers,
+        threads_per_worker: offer.threads,
+        memory_bytes_per_worker: offer.memory_bytes,
+    }
+}
+
+pub(crate) fn description(reply: v1::DescribeReply) -> Result<SiteDescription, Invalid> {
+    let python = reply.python.unwrap_or_default();
+    Ok(SiteDescription {
+        site: parse("site", &reply.site)?,
+        fed_version: reply.fed_version,
+        pools: reply
+            .pools
+            .into_iter()
+            .map(offer)
+            .collect::<Result<_, _>>()?,
+        python: PythonEnvironment {
+            executable: python.executable,
+            version: python.version,
+            packages: python.packages.into_iter().collect(),
+        },
+    })
+}
+
+fn offer(pool: v1::Pool) -> Result<PoolOffer, Invalid> {
+    Ok(PoolOffer {
+        name: parse("pools.name", &pool.name)?,
+        data_roots: pool.data_roots,
+        default_workers: pool.default_workers,
+        max_workers: pool.max_workers,
+        threads: pool.threads_per_worker,
+        memory_bytes: pool.memory_bytes_per_worker,
+    })
+}
+
+pub(crate) fn members_to_wire(members: &[Member]) -> Vec<v1::Member> {
+    members
+        .iter()
+        .map(|member| v1::Member {
+            site_number: u32::from(member.id.number()),
+            name: member.name.clone(),
+        })
+        .collect()
+}
+
+pub(crate) fn members(members: Vec<v1::Member>) -> Result<Vec<Member>, Invalid> {
+    members
+        .into_iter()
+        .map(|member| {
+            let id = member_id("members.site_number", member.site_number)?;
+            // Host names inside the sandbox are made of these.
+            let name: fed_core::SiteName = parse("members.name", &member.name)?;
+            Ok(Member {
+                id,
+                name: name.into(),
+            })
+        })
+        .collect()
+}
+
+pub(crate) fn peers_to_wire(peers: Vec<Peer>) -> Vec<v1::Peer> {
+    peers
+        .into_iter()
+        .map(|peer| v1::Peer {
+            site_number: u32::from(peer.member.number()),
+            public_key: peer.public_key,
+            endpoint: peer.endpoint.unwrap_or_default(),
+        })
+        .collect()
+}
+
+pub(crate) fn peers(peers: Vec<v1::Peer>) -> Result<Vec<Peer>, Invalid> {
+    peers
+        .into_iter()
+        .map(|peer| {
+            Ok(Peer {
+                member: member_id("peers.site_number", peer.site_number)?,
+                public_key: peer.public_key,
+                endpoint: Some(peer.endpoint).filter(|endpoint| !endpoint.is_empty()),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,287 @@
+//! A supervisor's side of a node: starting one, and talking to it.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use fed_core::Peer;
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+
+use super::protocol::{GatewayInfo, NodeEvent, ProcessRequest, Ready, Reply, Report, Request};
+use super::spec::{NodeFolder, NodeSpec};
+use crate::control::{Connection, ControlError};
+use crate::state::{self, StateError};
+
+/// How long a node may take to start.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why a node could not be started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// Its folder could not be prepared.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The program could not be started.
+    #[error("cannot start {program}: {source}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It ended, or said nothing.
+    #[error("the node did not start: {0}")]
+    Failed(String),
+}
+
+/// Why a node did not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// It could not be asked.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// It refused.
+    #[error("{0}")]
+    Refused(String),
+    /// It answered something else.
+    #[error("the node answered a call with another call's reply; is it another version of fed?")]
+    Confused,
+}
+
+/// A node's process, while the supervisor that started it lives.
+#[derive(Debug)]
+pub struct Supervision {
+    child: Child,
+    /// Closed to end a node that has no lease.
+    pipe: Option<ChildStdin>,
+}
+
+impl Supervision {
+    /// Waits until the node has ended; kills it after `patience`.
+    pub async fn ended(&mut self, patience: Duration) {
+        self.pipe = None;
+        if tokio::time::timeout(patience, self.child.wait())
+            .await
+            .is_err()
+        {
+            // It is killed or has just ended; either way it is gone.
+            let _ = self.child.kill().await;
+        }
+    }
+
+    /// Waits until the node ends by itself.
+    pub async fn died(&mut self) {
+        // A child that cannot be waited for is gone.
+        let _ = self.child.wait().await;
+    }
+}
+
+/// Starts `fed node` in `folder`, which is made, and waits until it is ready.
+///
+/// # Errors
+/// See [`SpawnError`]; nothing runs and the folder is gone then.
+pub async fn spawn(
+    program: &Path,
+    folder: &NodeFolder,
+    spec: &NodeSpec,
+) -> Result<(Ready, Supervision), SpawnError> {
+    let started = start(program, folder, spec).await;
+    if started.is_err() {
+        state::remove(folder.path())?;
+    }
+    started
+}
+
+async fn start(
+    program: &Path,
+    folder: &NodeFolder,
+    spec: &NodeSpec,
+) -> Result<(Ready, Supervision), SpawnError> {
+    state::private_folder(folder.path())?;
+    state::write_json(&folder.spec(), spec)?;
+    let failed = |source| SpawnError::Start {
+        program: program.to_owned(),
+        source,
+    };
+    let log = std::fs::File::create(folder.log()).map_err(failed)?;
+    let mut command = std::process::Command::new(program);
+    // A group of its own: Ctrl-C in the operator's terminal is the operator's to answer.
+    command
+        .arg("node")
+        .arg(folder.path())
+        .process_group(0)
+        .current_dir("/");
+    let mut child = Command::from(command)
+        .stdin(if spec.lease.is_some() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(failed)?;
+    let stdout = child.stdout.take().expect("standard output is piped");
+    let pipe = child.stdin.take();
+    let mut line = String::new();
+    let mut reader = BufReader::new(stdout);
+    let read = tokio::time::timeout(START_PATIENCE, reader.read_line(&mut line)).await;
+    let mut supervision = Supervision { child, pipe };
+    if let (Ok(Ok(_)), Ok(ready)) = (&read, serde_json::from_str(&line)) {
+        return Ok((ready, supervision));
+    }
+    supervision.ended(Duration::ZERO).await;
+    Err(SpawnError::Failed(last_words(folder)))
+}
+
+/// The last lines of a node's log that did not start.
+fn last_words(folder: &NodeFolder) -> String {
+    let log = std::fs::read_to_string(folder.log()).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().rev().take(5).collect();
+    if lines.is_empty() {
+        return "it said nothing".to_owned();
+    }
+    lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+}
+
+/// Calls a node that runs.
+#[derive(Clone, Debug)]
+pub struct NodeClient {
+    socket: PathBuf,
+}
+
+impl NodeClient {
+    /// Names the node that lives in `folder`.
+    pub fn new(folder: &NodeFolder) -> Self {
+        Self {
+            socket: folder.socket(),
+        }
+    }
+
+    async fn call(&self, request: Request) -> Result<Reply, NodeError> {
+        let mut connection = Connection::open(&self.socket).await?;
+        match connection.call(&request).await? {
+            Reply::Failed(message) => Err(NodeError::Refused(message)),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn order(&self, request: Request) -> Result<(), NodeError> {
+        match self.call(request).await? {
+            Reply::Done => Ok(()),
+            Reply::Report(_) | Reply::Gateway(_) | Reply::Failed(_) => Err(NodeError::Confused),
+        }
+    }
+
+    /// Asks how the node stands.
+    ///
+    /// # Errors
+    /// See [`NodeError`], here and below.
+    pub async fn report(&self) -> Result<Report, NodeError> {
+        match self.call(Request::Report).await? {
+            Reply::Report(report) => Ok(report),
+            Reply::Done | Reply::Gateway(_) | Reply::Failed(_) => Err(NodeError::Confused),
+        }
+    }
+
+    /// Replaces the node's peers.
+    ///
+    /// # Errors
+    /// A key or an endpoint that is none.
+    pub async fn connect(&self, peers: Vec<Peer>) -> Result<(), NodeError> {
+        self.order(Request::Connect(peers)).await
+    }
+
+    /// Starts a process, unless one of this name runs.
+    ///
+    /// # Errors
+    /// If its program cannot be executed inside.
+    pub async fn run(&self, process: ProcessRequest) -> Result<(), NodeError> {
+        self.order(Request::Run(process)).await
+    }
+
+    /// Asks processes to end, all if none is named, and does not wait for it.
+    ///
+    /// # Errors
+    /// If the node is gone.
+    pub async fn terminate(&self, names: Vec<String>) -> Result<(), NodeError> {
+        self.order(Request::Terminate(names)).await
+    }
+
+    /// Waits until something listens at an address inside.
+    ///
+    /// # Errors
+    /// If nothing does for a minute.
+    pub async fn await_port(&self, address: SocketAddr) -> Result<(), NodeError> {
+        self.order(Request::AwaitPort(address)).await
+    }
+
+    /// Opens the gateway and writes what clients need to `folder`.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub async fn open_gateway(
+        &self,
+        folder: &Path,
+        scheduler: SocketAddr,
+        dashboard: SocketAddr,
+    ) -> Result<GatewayInfo, NodeError> {
+        let folder = folder.to_owned();
+        match self
+            .call(Request::OpenGateway {
+                folder,
+                scheduler,
+                dashboard,
+            })
+            .await?
+        {
+            Reply::Gateway(info) => Ok(info),
+            Reply::Done | Reply::Report(_) | Reply::Failed(_) => Err(NodeError::Confused),
+        }
+    }
+
+    /// Renews the node's lease.
+    ///
+    /// # Errors
+    /// If the node is gone.
+    pub async fn renew(&self) -> Result<(), NodeError> {
+        self.order(Request::Renew).await
+    }
+
+    /// Ends the node with all in it, and returns when its processes are gone.
+    ///
+    /// # Errors
+    /// If the node is gone already.
+    pub async fn stop(&self) -> Result<(), NodeError> {
+        self.order(Request::Stop).await
+    }
+
+    /// Subscribes to what happens from now on.
+    ///
+    /// # Errors
+    /// If the node is gone.
+    pub async fn watch(&self) -> Result<NodeEvents, NodeError> {
+        let mut connection = Connection::open(&self.socket).await?;
+        match connection.call(&Request::Watch).await? {
+            NodeEvent::Watching => Ok(NodeEvents(connection)),
+            NodeEvent::Exited { .. } => Err(NodeError::Confused),
+        }
+    }
+}
+
+/// What happens in a node.
+#[derive(Debug)]
+pub struct NodeEvents(Connection);
+
+impl NodeEvents {
+    /// Waits for the next event; nothing once the node is gone.
+    pub async fn next(&mut self) -> Option<NodeEvent> {
+        self.0.next().await.ok().flatten()
+    }
+}

@@ -1,0 +1,136 @@
+//! The mesh of a node: the router's key, its UDP socket and its peers by name.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use fed_core::{FederationId, Member, MemberId, Peer};
+use fed_mesh::{Ipv6Prefix, KEEPALIVE, PeerConfig, PrivateKey, PublicKey, Router};
+use fed_tun::{Driver, Handle};
+
+use super::protocol::{PeerReport, Ready};
+
+/// Largest packet inside the mesh, in bytes: what every IPv6 path carries (RFC 8200, section 5).
+pub(super) const MTU: u16 = 1280;
+
+/// A member's subnet is a /64.
+const SUBNET_LEN: u8 = 64;
+
+/// Opens the UDP socket of the mesh, for IPv4 and IPv6 where the host has it.
+pub(super) fn open_udp() -> io::Result<UdpSocket> {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
+        .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))
+}
+
+/// The mesh of one node.
+#[derive(Debug)]
+pub(super) struct Mesh {
+    federation: FederationId,
+    names: BTreeMap<MemberId, String>,
+    keys: BTreeMap<MemberId, PublicKey>,
+    handle: Handle,
+    ready: Ready,
+}
+
+impl Mesh {
+    /// Makes a key and starts to route. The key never leaves this process.
+    pub(super) fn start(
+        federation: FederationId,
+        members: &[Member],
+        tun: OwnedFd,
+        udp: UdpSocket,
+    ) -> io::Result<Self> {
+        let key = PrivateKey::generate();
+        let ready = Ready {
+            public_key: key.public_key().to_string(),
+            udp_port: udp.local_addr()?.port(),
+        };
+        let handle = Driver::start(tun, udp, Router::new(key, Instant::now()))?;
+        let names = members
+            .iter()
+            .map(|member| (member.id, member.name.clone()))
+            .collect();
+        Ok(Self {
+            federation,
+            names,
+            keys: BTreeMap::new(),
+            handle,
+            ready,
+        })
+    }
+
+    /// The node's key and port.
+    pub(super) fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Replaces the peers.
+    pub(super) async fn connect(&mut self, peers: Vec<Peer>) -> Result<(), String> {
+        let mut keys = BTreeMap::new();
+        let mut configs = Vec::new();
+        for peer in peers {
+            let public_key: PublicKey = peer
+                .public_key
+                .parse()
+                .map_err(|error| format!("peer {:?}: {error}", peer.member))?;
+            let prefix = Ipv6Prefix::new(self.federation.subnet(peer.member), SUBNET_LEN)
+                .map_err(|error| error.to_string())?;
+            let endpoint = match &peer.endpoint {
+                None => None,
+                Some(endpoint) => Some(resolve(endpoint).await?),
+            };
+            keys.insert(peer.member, public_key);
+            configs.push(PeerConfig {
+                public_key,
+                endpoint,
+                allowed_ips: vec![prefix],
+                keepalive: Some(KEEPALIVE),
+            });
+        }
+        self.handle
+            .set_peers(configs)
+            .await
+            .map_err(|error| error.to_string())?;
+        self.keys = keys;
+        Ok(())
+    }
+
+    /// How the peers stand.
+    pub(super) async fn report(&self) -> Vec<PeerReport> {
+        let status = self.handle.peers().await.unwrap_or_default();
+        self.keys
+            .iter()
+            .filter_map(|(member, key)| {
+                let peer = status.iter().find(|peer| peer.public_key == *key)?;
+                Some(PeerReport {
+                    name: self
+                        .names
+                        .get(member)
+                        .cloned()
+                        .unwrap_or_else(|| format!("{member:?}")),
+                    endpoint: peer.endpoint,
+                    handshake_seconds_ago: peer.last_handshake.map(|ago| ago.as_secs()),
+                    received_bytes: peer.received_bytes,
+                    sent_bytes: peer.sent_bytes,
+                })
+            })
+            .collect()
+    }
+
+    /// Stops routing.
+    pub(super) async fn stop(self) {
+        self.handle.stop().await;
+    }
+}
+
+async fn resolve(endpoint: &str) -> Result<SocketAddr, String> {
+    let wrong = |reason: String| format!("endpoint {endpoint:?} does not resolve: {reason}");
+    let mut addresses = tokio::net::lookup_host(endpoint)
+        .await
+        .map_err(|error| wrong(error.to_string()))?;
+    addresses
+        .next()
+        .ok_or_else(|| wrong("no address".to_owned()))
+}

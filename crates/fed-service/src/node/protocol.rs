@@ -1,0 +1,104 @@
+//! What a supervisor and its node say to each other over the control socket.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use fed_core::Peer;
+use serde::{Deserialize, Serialize};
+
+/// A node's first line on its standard output, when it is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// X25519 public key, base64.
+    pub public_key: String,
+    /// UDP port of the mesh.
+    pub udp_port: u16,
+}
+
+/// A process to run in the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRequest {
+    /// Its name, unique among those that run; also names its log.
+    pub name: String,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    Report,
+    Connect(Vec<Peer>),
+    Run(ProcessRequest),
+    Terminate(Vec<String>),
+    AwaitPort(SocketAddr),
+    OpenGateway {
+        folder: PathBuf,
+        scheduler: SocketAddr,
+        dashboard: SocketAddr,
+    },
+    Renew,
+    Watch,
+    Stop,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Done,
+    Report(Report),
+    Gateway(GatewayInfo),
+    Failed(String),
+}
+
+/// How a node stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Key and port.
+    pub ready: Ready,
+    /// Its peers, by ascending number.
+    pub peers: Vec<PeerReport>,
+    /// Names of the processes that run, sorted.
+    pub processes: Vec<String>,
+}
+
+/// How one peer stands, as its node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Name of the member.
+    pub name: String,
+    /// Where it was last heard.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds since the last handshake; nothing before the first.
+    pub handshake_seconds_ago: Option<u64>,
+    /// Bytes received from it over UDP.
+    pub received_bytes: u64,
+    /// Bytes sent to it over UDP.
+    pub sent_bytes: u64,
+}
+
+/// Where clients reach the scheduler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayInfo {
+    /// TLS listener on the operator's host.
+    pub scheduler: SocketAddr,
+    /// Dashboard's link, with its token.
+    pub dashboard: String,
+}
+
+/// Something that happened in a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeEvent {
+    /// The subscription stands: what happens from here on is told.
+    Watching,
+    /// A process inside ended.
+    Exited {
+        /// Its name.
+        name: String,
+        /// How, e.g. `exit code 1`.
+        status: String,
+        /// True if it was told to end.
+        asked: bool,
+    },
+}

@@ -1,0 +1,112 @@
+//! The processes inside a node's sandbox, by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fed_core::Leases;
+use fed_sandbox::{Handle, ProcessId, ProcessSpec};
+use nix::sys::signal::Signal;
+use tracing::{info, warn};
+
+use super::protocol::{NodeEvent, ProcessRequest};
+use super::spec::NodeFolder;
+
+/// Starts, names and ends the processes of one sandbox.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    folder: NodeFolder,
+    sandbox: Handle,
+    running: BTreeMap<String, ProcessId>,
+    asked: BTreeSet<ProcessId>,
+}
+
+impl Tasks {
+    pub(super) fn new(folder: NodeFolder, sandbox: Handle) -> Self {
+        Self {
+            folder,
+            sandbox,
+            running: BTreeMap::new(),
+            asked: BTreeSet::new(),
+        }
+    }
+
+    /// Names of the processes that run, sorted.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.running.keys().cloned().collect()
+    }
+
+    /// Starts a process. One that runs already under this name is left alone.
+    pub(super) async fn run(&mut self, request: ProcessRequest) -> Result<(), String> {
+        if self.running.contains_key(&request.name) {
+            return Ok(());
+        }
+        let spec = ProcessSpec {
+            log: self.folder.process_log(&request.name),
+            cwd: self.folder.scratch(),
+            name: request.name.clone(),
+            argv: request.argv,
+            env: request.env,
+        };
+        let id = self
+            .sandbox
+            .run(spec)
+            .await
+            .map_err(|error| error.to_string())?;
+        info!(process = request.name, %id, "process started");
+        self.running.insert(request.name, id);
+        Ok(())
+    }
+
+    /// Notes the end of a process; returns what to tell.
+    pub(super) fn ended(&mut self, id: ProcessId, name: String, status: String) -> NodeEvent {
+        let asked = self.asked.remove(&id);
+        if self.running.get(&name) == Some(&id) {
+            self.running.remove(&name);
+        }
+        if asked {
+            info!(process = name, status, "process ended");
+        } else {
+            warn!(process = name, status, "process ended by itself");
+        }
+        NodeEvent::Exited {
+            name,
+            status,
+            asked,
+        }
+    }
+
+    /// Asks processes to end, all of them if none is named. Those that are still there after
+    /// [`Leases::GRACE`] are killed.
+    pub(super) async fn terminate(&mut self, names: &[String]) {
+        let chosen: Vec<ProcessId> = self
+            .running
+            .iter()
+            .filter(|(name, _)| names.is_empty() || names.contains(name))
+            .map(|(_, id)| *id)
+            .collect();
+        for id in &chosen {
+            self.asked.insert(*id);
+            self.signal(*id, Signal::SIGTERM).await;
+        }
+        if chosen.is_empty() {
+            return;
+        }
+        let sandbox = self.sandbox.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Leases::GRACE).await;
+            for id in chosen {
+                // Most have ended by now, and their ids are never used again.
+                let _ = sandbox.signal(id, Signal::SIGKILL as i32).await;
+            }
+        });
+    }
+
+    async fn signal(&self, id: ProcessId, signal: Signal) {
+        if let Err(error) = self.sandbox.signal(id, signal as i32).await {
+            warn!(%id, %error, "process could not be signalled");
+        }
+    }
+
+    /// How long all processes together may take to end.
+    pub(super) const PATIENCE: Duration = Leases::GRACE;
+}

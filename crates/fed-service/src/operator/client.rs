@@ -1,0 +1,310 @@
+//! The control socket of a running `fed up`, both sides of it; and ending one whose process died.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use fed_core::{FederationId, FederationName, SiteName};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tracing::warn;
+
+use super::driver::Driver;
+use super::report::{Progress, Status};
+use super::site::SiteClient;
+use super::state::{FederationFolder, OperatorState};
+use crate::control::{self, Connection, ControlError, Writer};
+use crate::state::StateError;
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    Status,
+    Logs(u32),
+    Down,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Reply {
+    Status(Box<Status>),
+    Logs(BTreeMap<String, Vec<String>>),
+    Progress(Progress),
+}
+
+/// What a connection asks of the owner.
+#[derive(Debug)]
+pub(super) enum Question {
+    Status(oneshot::Sender<Status>),
+    Logs(u32, oneshot::Sender<BTreeMap<String, Vec<String>>>),
+    Down,
+}
+
+/// Accepts connections until it is aborted.
+pub(super) async fn listen(
+    listener: UnixListener,
+    asking: mpsc::Sender<Question>,
+    progress: broadcast::Sender<Progress>,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if control::same_user(&stream) => {
+                let (asking, progress) = (asking.clone(), progress.clone());
+                tokio::spawn(control::serve(stream, move |request, writer| {
+                    converse(request, writer, asking.clone(), progress.subscribe())
+                }));
+            }
+            Ok(_) => warn!("another user tried the control socket"),
+            Err(error) => {
+                warn!(%error, "control socket");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(
+    request: Request,
+    mut writer: Writer,
+    asking: mpsc::Sender<Question>,
+    mut progress: broadcast::Receiver<Progress>,
+) -> io::Result<Writer> {
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    match request {
+        Request::Status => {
+            let (answer, reply) = oneshot::channel();
+            asking
+                .send(Question::Status(answer))
+                .await
+                .map_err(|_| gone())?;
+            let status = reply.await.map_err(|_| gone())?;
+            writer.send(&Reply::Status(Box::new(status))).await?;
+        }
+        Request::Logs(tail) => {
+            let (answer, reply) = oneshot::channel();
+            asking
+                .send(Question::Logs(tail, answer))
+                .await
+                .map_err(|_| gone())?;
+            writer
+                .send(&Reply::Logs(reply.await.map_err(|_| gone())?))
+                .await?;
+        }
+        Request::Down => {
+            asking.send(Question::Down).await.map_err(|_| gone())?;
+            loop {
+                match progress.recv().await {
+                    Ok(told) => {
+                        writer.send(&Reply::Progress(told.clone())).await?;
+                        if told == Progress::Ended {
+                            break;
+                        }
+                    }
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => break,
+                }
+            }
+        }
+    }
+    Ok(writer)
+}
+
+/// The last lines of every log of a federation, by `site/process`.
+pub(super) async fn gather_logs(
+    driver: Driver,
+    id: FederationId,
+    tail: u32,
+) -> BTreeMap<String, Vec<String>> {
+    let mut logs = BTreeMap::new();
+    for (name, client) in &driver.sites {
+        match client.logs(id, tail).await {
+            Ok(site) => logs.extend(
+                site.into_iter()
+                    .map(|(source, lines)| (format!("{name}/{source}"), lines)),
+            ),
+            Err(error) => {
+                logs.insert(name.to_string(), vec![format!("cannot be read: {error}")]);
+            }
+        }
+    }
+    let node = driver.folder.node();
+    for (name, path) in [
+        ("node", node.log()),
+        ("scheduler", node.process_log("scheduler")),
+    ] {
+        let text = std::fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let skip = match usize::try_from(tail) {
+            Ok(tail) if tail > 0 => lines.len().saturating_sub(tail),
+            _ => 0,
+        };
+        let lines = lines[skip..]
+            .iter()
+            .map(|line| (*line).to_owned())
+            .collect();
+        logs.insert(format!("operator/{name}"), lines);
+    }
+    logs
+}
+
+/// Why a federation could not be asked or ended.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DownError {
+    /// There is none of this name.
+    #[error("no federation is called {name}; {}", running(.others))]
+    Unknown {
+        /// What was asked for.
+        name: FederationName,
+        /// Those that there are.
+        others: Vec<FederationName>,
+    },
+    /// Its `fed up` runs but does not answer.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The operator's identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] fed_rpc::identity::StoreError),
+}
+
+fn running(names: &[FederationName]) -> String {
+    if names.is_empty() {
+        return "none is up (`fed up SITE…` starts one)".to_owned();
+    }
+    let names: Vec<&str> = names.iter().map(FederationName::as_str).collect();
+    format!("these are up: {}", names.join(", "))
+}
+
+/// A federation whose `fed up` answers.
+#[derive(Debug)]
+pub struct Running {
+    connection: Connection,
+    folder: FederationFolder,
+}
+
+impl Running {
+    /// Connects to the `fed up` of this name. `None` if the name is known but its process is gone.
+    ///
+    /// # Errors
+    /// [`DownError::Unknown`].
+    pub async fn find(
+        state: &OperatorState,
+        name: &FederationName,
+    ) -> Result<Option<Self>, DownError> {
+        let folder = state.federation(name);
+        if folder.record()?.is_none() {
+            return Err(DownError::Unknown {
+                name: name.clone(),
+                others: state.federations()?,
+            });
+        }
+        match Connection::open(&folder.socket()).await {
+            Ok(connection) => Ok(Some(Self { connection, folder })),
+            Err(ControlError::Unreachable { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks how it stands.
+    ///
+    /// # Errors
+    /// If it ends in the meantime.
+    pub async fn status(&mut self) -> Result<Status, DownError> {
+        match self.connection.call(&Request::Status).await? {
+            Reply::Status(status) => Ok(*status),
+            Reply::Logs(_) | Reply::Progress(_) => Err(self.confused()),
+        }
+    }
+
+    /// Asks for the last `tail` lines of every log, by `site/process`; 0 asks for all.
+    ///
+    /// # Errors
+    /// If it ends in the meantime.
+    pub async fn logs(&mut self, tail: u32) -> Result<BTreeMap<String, Vec<String>>, DownError> {
+        match self.connection.call(&Request::Logs(tail)).await? {
+            Reply::Logs(logs) => Ok(logs),
+            Reply::Status(_) | Reply::Progress(_) => Err(self.confused()),
+        }
+    }
+
+    /// Ends it, and tells the progress until nothing is left.
+    ///
+    /// # Errors
+    /// If the control socket breaks in the middle.
+    pub async fn down(mut self, mut progress: impl FnMut(Progress)) -> Result<(), DownError> {
+        let mut reply: Option<Reply> = Some(self.connection.call(&Request::Down).await?);
+        while let Some(Reply::Progress(told)) = reply {
+            let ended = told == Progress::Ended;
+            progress(told);
+            if ended {
+                break;
+            }
+            reply = self.connection.next().await?;
+        }
+        // The process removes the folder last of all; then the name is free.
+        while self.folder.path().exists() && self.connection.next::<Reply>().await?.is_some() {}
+        Ok(())
+    }
+
+    fn confused(&self) -> DownError {
+        DownError::Control(ControlError::Closed {
+            path: self.folder.socket(),
+        })
+    }
+}
+
+/// Ends what a dead `fed up` left: tells its sites, and removes its folder. Returns the sites that
+/// could not be told; they end it by themselves when the lease lapses.
+///
+/// # Errors
+/// If there is no such federation.
+pub async fn clean_up(
+    state: &OperatorState,
+    name: &FederationName,
+) -> Result<Vec<(SiteName, String)>, DownError> {
+    let folder = state.federation(name);
+    let Some(record) = folder.record()? else {
+        return Err(DownError::Unknown {
+            name: name.clone(),
+            others: state.federations()?,
+        });
+    };
+    let identity = state.identity()?;
+    let sites = state.sites()?;
+    let mut untold = Vec::new();
+    for site in record.sites {
+        let Some(known) = sites.get(&site) else {
+            untold.push((site, "the site is not enrolled any more".to_owned()));
+            continue;
+        };
+        let left = match SiteClient::connect(site.clone(), known, &identity).await {
+            Ok(client) => client.leave(record.id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = left {
+            untold.push((site, error.to_string()));
+        }
+    }
+    folder.remove()?;
+    Ok(untold)
+}
+
+/// Makes room for a new federation of this name, if the old one's process is gone.
+pub(super) async fn clean_up_stale(
+    state: &OperatorState,
+    name: &FederationName,
+) -> Result<(), DownError> {
+    match Running::find(state, name).await {
+        Ok(None) => {}
+        Ok(Some(running)) => return Err(running.confused()),
+        Err(DownError::Unknown { .. }) => return Ok(state.federation(name).remove()?),
+        Err(error) => return Err(error),
+    }
+    for (site, problem) in clean_up(state, name).await? {
+        warn!(%site, problem, "a site could not be told that its federation has ended");
+    }
+    Ok(())
+}

@@ -1,0 +1,346 @@
+//! Carries out the actions of the life cycle, each as a task of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fed_core::{Action, Event, Failure, Leases, MemberId, Peer, Plan, SiteName};
+use fed_rpc::Identity;
+use tokio::sync::mpsc;
+
+use super::report::Step;
+use super::scheduler;
+use super::site::SiteClient;
+use super::state::{FederationFolder, Site};
+use crate::node::{self, GatewayInfo, NodeClient, NodeSpec, PeerReport, Supervision};
+use crate::python::{self, Interpreter};
+
+/// How often a state that somebody else changes is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What a task brought about.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// An event of the life cycle, and no more.
+    Event(Event),
+    /// A site answered over this connection.
+    Site(SiteClient, Event),
+    /// The operator's node runs.
+    Node(Box<Supervision>, Event),
+    /// The scheduler runs behind this gateway.
+    Gateway(GatewayInfo, Event),
+    /// A member has left; if not in order, this is why.
+    Left(MemberId, Option<String>),
+}
+
+/// What every action may need. Cloned into tasks.
+#[derive(Clone, Debug)]
+pub(super) struct Driver {
+    pub(super) identity: Arc<Identity>,
+    pub(super) inventory: Arc<BTreeMap<SiteName, Site>>,
+    pub(super) interpreter: Interpreter,
+    pub(super) readable: Arc<Vec<PathBuf>>,
+    pub(super) program: PathBuf,
+    pub(super) folder: FederationFolder,
+    pub(super) sites: BTreeMap<SiteName, SiteClient>,
+    pub(super) plan: Option<Arc<Plan>>,
+    pub(super) gateway: Option<GatewayInfo>,
+    pub(super) outcomes: mpsc::Sender<Outcome>,
+}
+
+/// Who does an action, and which line of the checklist it is.
+pub(super) fn describe(action: &Action, plan: Option<&Plan>) -> Option<(String, Step)> {
+    let name = |member: &MemberId| {
+        let members = plan.map(Plan::members).unwrap_or_default();
+        let found = members.into_iter().find(|other| other.id == *member);
+        found.map_or_else(|| format!("{member:?}"), |member| member.name)
+    };
+    let operator = || name(&MemberId::OPERATOR);
+    Some(match action {
+        Action::Describe(site) => (site.to_string(), Step::Describe),
+        Action::Prepare(member) => (name(member), Step::Prepare),
+        Action::StartScheduler => (operator(), Step::Scheduler),
+        Action::Connect(member, _) => (name(member), Step::Connect),
+        Action::Probe(member) => (name(member), Step::Probe),
+        Action::StartWorkers(member) => (name(member), Step::Workers),
+        Action::AwaitWorkers(_) => (operator(), Step::Register),
+        Action::Publish => (operator(), Step::Publish),
+        Action::Leave(member) => (name(member), Step::Leave),
+        _ => return None,
+    })
+}
+
+impl Driver {
+    /// Starts an action; its outcome comes by the channel.
+    pub(super) fn start(&self, action: Action) {
+        let driver = self.clone();
+        tokio::spawn(async move {
+            let who = describe(&action, driver.plan.as_deref()).map(|(name, _)| name);
+            let outcome = match driver.carry_out(action).await {
+                Ok(outcome) => outcome,
+                Err(message) => Outcome::Event(Event::Failed(Failure {
+                    member: who,
+                    message,
+                })),
+            };
+            // Fails only when the operator has ended, and then nobody waits for it.
+            let _ = driver.outcomes.send(outcome).await;
+        });
+    }
+
+    async fn carry_out(&self, action: Action) -> Result<Outcome, String> {
+        let event = match action {
+            Action::Describe(site) => return self.describe_site(site).await,
+            Action::Prepare(MemberId::OPERATOR) => return self.start_node().await,
+            Action::Prepare(member) => {
+                let peer = self.site(member)?.prepare(self.plan()?, member).await;
+                Event::Prepared(member, peer.map_err(|error| error.to_string())?)
+            }
+            Action::StartScheduler => return self.start_scheduler().await,
+            Action::Connect(member, peers) => {
+                self.connect(member, peers).await?;
+                Event::Connected(member)
+            }
+            Action::Probe(member) => {
+                self.await_peers(member).await?;
+                Event::Reached(member)
+            }
+            Action::StartWorkers(member) => {
+                Event::WorkersStarted(member, self.start_workers(member).await?)
+            }
+            Action::AwaitWorkers(names) => {
+                self.await_workers(&names).await?;
+                Event::WorkersRegistered
+            }
+            Action::Publish => {
+                let gateway = self.gateway.as_ref().ok_or("the gateway is not open")?;
+                super::publish::publish(&self.folder, self.plan()?, gateway)
+                    .map_err(|error| error.to_string())?;
+                Event::Published
+            }
+            Action::Leave(member) => return Ok(Outcome::Left(member, self.leave(member).await)),
+            other => return Err(format!("this operator cannot do {other:?}")),
+        };
+        Ok(Outcome::Event(event))
+    }
+
+    fn plan(&self) -> Result<&Plan, String> {
+        self.plan
+            .as_deref()
+            .ok_or_else(|| "there is no plan yet".to_owned())
+    }
+
+    fn site(&self, member: MemberId) -> Result<&SiteClient, String> {
+        let plan = self.plan()?;
+        let site = plan.sites.iter().find(|site| site.member == member);
+        site.and_then(|site| self.sites.get(&site.site))
+            .ok_or_else(|| format!("no site is member {member:?}"))
+    }
+
+    async fn describe_site(&self, name: SiteName) -> Result<Outcome, String> {
+        let site = self
+            .inventory
+            .get(&name)
+            .ok_or_else(|| format!("no site is called {name}"))?;
+        let text = |error: super::SiteError| error.to_string();
+        let client = SiteClient::connect(name.clone(), site, &self.identity)
+            .await
+            .map_err(text)?;
+        let description = client.describe().await.map_err(text)?;
+        Ok(Outcome::Site(
+            client,
+            Event::Described(name, Box::new(description)),
+        ))
+    }
+
+    async fn start_node(&self) -> Result<Outcome, String> {
+        let plan = self.plan()?;
+        let folder = self.folder.node();
+        let spec = NodeSpec {
+            federation: plan.id,
+            name: plan.name.clone(),
+            member: MemberId::OPERATOR,
+            members: plan.members(),
+            lease: None,
+            read_only: self.readable.to_vec(),
+        };
+        let (ready, supervision) = node::spawn(&self.program, &folder, &spec)
+            .await
+            .map_err(|error| error.to_string())?;
+        python::install_package(&folder.package()).map_err(|error| error.to_string())?;
+        // Sites learn where the operator is from its first handshake: it may be behind NAT.
+        let peer = Peer {
+            member: MemberId::OPERATOR,
+            public_key: ready.public_key,
+            endpoint: None,
+        };
+        let event = Event::Prepared(MemberId::OPERATOR, peer);
+        Ok(Outcome::Node(Box::new(supervision), event))
+    }
+
+    async fn start_scheduler(&self) -> Result<Outcome, String> {
+        let plan = self.plan()?;
+        let folder = self.folder.node();
+        let node = NodeClient::new(&folder);
+        let text = |error: node::NodeError| error.to_string();
+        let process = scheduler::process(plan, &self.interpreter, &folder);
+        let events = node.watch().await.map_err(text)?;
+        node.run(process).await.map_err(text)?;
+        let address = scheduler::address(plan);
+        tokio::select! {
+            listening = node.await_port(address) => listening.map_err(text)?,
+            died = scheduler_death(events) => return Err(self.scheduler_died(&died)),
+        }
+        let gateway = node
+            .open_gateway(self.folder.path(), address, scheduler::dashboard(plan))
+            .await
+            .map_err(text)?;
+        Ok(Outcome::Gateway(gateway, Event::SchedulerStarted))
+    }
+
+    /// Says why the scheduler died, with the last it wrote.
+    pub(super) fn scheduler_died(&self, status: &str) -> String {
+        let log = self.folder.node().process_log("scheduler");
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(5).collect();
+        let last: Vec<&str> = lines.into_iter().rev().collect();
+        format!("the scheduler ended ({status}): {}", last.join("; "))
+    }
+
+    async fn connect(&self, member: MemberId, peers: Vec<Peer>) -> Result<(), String> {
+        if member == MemberId::OPERATOR {
+            let node = NodeClient::new(&self.folder.node());
+            return node.connect(peers).await.map_err(|error| error.to_string());
+        }
+        let id = self.plan()?.id;
+        self.site(member)?
+            .peers(id, peers)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    /// How a member's tunnels stand.
+    pub(super) async fn peers(&self, member: MemberId) -> Result<Vec<PeerReport>, String> {
+        if member == MemberId::OPERATOR {
+            let node = NodeClient::new(&self.folder.node());
+            let report = node.report().await.map_err(|error| error.to_string())?;
+            return Ok(report.peers);
+        }
+        let id = self.plan()?.id;
+        self.site(member)?
+            .probe(id)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    /// Waits until a member has shaken hands with all its peers.
+    async fn await_peers(&self, member: MemberId) -> Result<(), String> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let peers = self.peers(member).await?;
+            let missing: Vec<String> = peers
+                .iter()
+                .filter(|peer| peer.handshake_seconds_ago.is_none())
+                .map(|peer| peer.name.clone())
+                .collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if started.elapsed() > Leases::REACH {
+                return Err(format!(
+                    "no WireGuard handshake with {} in {} s; is UDP between them let through in \
+                     both directions?",
+                    missing.join(", "),
+                    Leases::REACH.as_secs()
+                ));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn start_workers(&self, member: MemberId) -> Result<Vec<String>, String> {
+        let plan = self.plan()?;
+        let site = plan.sites.iter().find(|site| site.member == member);
+        let site = site.ok_or_else(|| format!("no site is member {member:?}"))?;
+        let scheduler = format!("tcp://{}", scheduler::address(plan));
+        let pools = plan
+            .pools()
+            .map(|(_, pool)| pool.offer.name.to_string())
+            .collect();
+        let started = self
+            .site(member)?
+            .start(plan.id, site, scheduler, pools)
+            .await;
+        started.map_err(|error| error.to_string())
+    }
+
+    async fn await_workers(&self, names: &[String]) -> Result<(), String> {
+        let gateway = self.gateway.as_ref().ok_or("the gateway is not open")?;
+        let started = tokio::time::Instant::now();
+        loop {
+            let pools = scheduler::workers(gateway)
+                .await
+                .map_err(|error| error.to_string())?;
+            let known = |name: &String| pools.values().flatten().any(|worker| worker.name == *name);
+            let missing: Vec<&str> = names
+                .iter()
+                .filter(|name| !known(name))
+                .map(String::as_str)
+                .collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if started.elapsed() > Leases::REGISTER {
+                return Err(format!(
+                    "workers {} did not register with the scheduler in {} s; `fed logs` shows \
+                     what they wrote",
+                    missing.join(", "),
+                    Leases::REGISTER.as_secs()
+                ));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Ends a member's part; returns why it could not be told, if so.
+    async fn leave(&self, member: MemberId) -> Option<String> {
+        if member == MemberId::OPERATOR {
+            let node = NodeClient::new(&self.folder.node());
+            // One that is gone needs no telling; its process is waited for elsewhere.
+            let _ = node.stop().await;
+            return None;
+        }
+        let plan = match self.plan() {
+            Ok(plan) => plan,
+            Err(problem) => return Some(problem),
+        };
+        match self.site(member) {
+            Ok(site) => site.leave(plan.id).await.err().map(|error| {
+                format!(
+                    "{}: {error}; it ends the federation by itself when its lease lapses, in at \
+                     most {} s",
+                    site.name,
+                    plan.leases.federation().as_secs()
+                )
+            }),
+            Err(problem) => Some(problem),
+        }
+    }
+}
+
+/// Returns how the scheduler ended, when it does.
+pub(super) async fn scheduler_death(mut events: node::NodeEvents) -> String {
+    while let Some(event) = events.next().await {
+        if let node::NodeEvent::Exited {
+            name,
+            status,
+            asked: false,
+        } = event
+            && name == "scheduler"
+        {
+            return status;
+        }
+    }
+    "its node ended".to_owned()
+}

@@ -1,0 +1,22 @@
+//! What `fed up` runs, and what the other commands ask of it.
+//!
+//! [`up`] carries out the life cycle of `fed-core` against real sites, holds their leases and
+//! answers on a control socket; [`OperatorState`] is everything an operator keeps on disk;
+//! [`enrol`] redeems an invitation; [`Running`] talks to a federation that is up.
+
+mod client;
+mod driver;
+mod enrolment;
+mod publish;
+mod report;
+mod scheduler;
+mod site;
+mod state;
+mod up;
+
+pub use client::{DownError, Running, clean_up};
+pub use enrolment::{EnrolError, enrol};
+pub use report::{MemberReport, Progress, Status, Step, StepState, WorkerReport};
+pub use site::SiteError;
+pub use state::{FederationFolder, OperatorState, Record, Site, SiteRecordError};
+pub use up::{UpError, UpRequest, up};

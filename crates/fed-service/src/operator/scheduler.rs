@@ -1,0 +1,159 @@
+//! The scheduler in the operator's node: how it is started, and which workers it knows.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fed_core::{MemberId, Plan, SCHEDULER_PORT};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use super::report::WorkerReport;
+use crate::node::{GatewayInfo, NodeFolder, ProcessRequest};
+use crate::python::{self, Interpreter};
+
+/// Port of the dashboard inside the mesh.
+const DASHBOARD_PORT: u16 = 8787;
+/// How long the scheduler may take to list its workers: with many tasks its loop is slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the scheduler listens inside the mesh.
+pub(super) fn address(plan: &Plan) -> SocketAddr {
+    SocketAddr::new(plan.id.router(MemberId::OPERATOR).into(), SCHEDULER_PORT)
+}
+
+/// Where the dashboard listens inside the mesh.
+pub(super) fn dashboard(plan: &Plan) -> SocketAddr {
+    SocketAddr::new(plan.id.router(MemberId::OPERATOR).into(), DASHBOARD_PORT)
+}
+
+/// Describes the scheduler's process.
+pub(super) fn process(
+    plan: &Plan,
+    interpreter: &Interpreter,
+    folder: &NodeFolder,
+) -> ProcessRequest {
+    let arguments = [
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        &format!("[{}]", plan.id.router(MemberId::OPERATOR)),
+        "--port",
+        &SCHEDULER_PORT.to_string(),
+        "--dashboard-address",
+        &format!(":{DASHBOARD_PORT}"),
+        "--preload",
+        "fed.scheduler",
+    ]
+    .map(str::to_owned);
+    let mut env = python::environment(&folder.scratch(), &folder.package());
+    let pools: Vec<_> = plan
+        .pools()
+        .map(|(site, pool)| serde_json::json!({"name": pool.offer.name, "site": site.site}))
+        .collect();
+    env.insert(
+        "FED_POOLS".to_owned(),
+        serde_json::Value::from(pools).to_string(),
+    );
+    ProcessRequest {
+        name: "scheduler".to_owned(),
+        argv: interpreter.command(&arguments),
+        env,
+    }
+}
+
+/// Why the scheduler did not list its workers.
+#[derive(Debug, Error)]
+#[error("the scheduler does not list its workers ({0}); its log may say why (`fed logs`)")]
+pub(super) struct QueryError(String);
+
+#[derive(Deserialize)]
+struct Identity {
+    workers: BTreeMap<String, Worker>,
+}
+
+#[derive(Deserialize)]
+struct Worker {
+    name: serde_json::Value,
+    nthreads: u32,
+    memory_limit: Option<u64>,
+    resources: BTreeMap<String, f64>,
+}
+
+/// Asks the scheduler for its workers, by pool.
+pub(super) async fn workers(
+    gateway: &GatewayInfo,
+) -> Result<BTreeMap<String, Vec<WorkerReport>>, QueryError> {
+    let asked = tokio::time::timeout(PATIENCE, get(gateway, "/json/identity.json")).await;
+    let body = asked.map_err(|_| QueryError("no answer in 20 s".to_owned()))??;
+    let identity: Identity =
+        serde_json::from_slice(&body).map_err(|error| QueryError(error.to_string()))?;
+    let mut pools: BTreeMap<String, Vec<WorkerReport>> = BTreeMap::new();
+    for worker in identity.workers.into_values() {
+        let pool = worker
+            .resources
+            .keys()
+            .find_map(|resource| resource.strip_prefix("pool-"));
+        pools
+            .entry(pool.unwrap_or_default().to_owned())
+            .or_default()
+            .push(WorkerReport {
+                name: worker
+                    .name
+                    .as_str()
+                    .map_or_else(|| worker.name.to_string(), str::to_owned),
+                threads: worker.nthreads,
+                memory_bytes: worker.memory_limit.unwrap_or_default(),
+            });
+    }
+    for workers in pools.values_mut() {
+        workers.sort_by(|left, right| left.name.cmp(&right.name));
+    }
+    Ok(pools)
+}
+
+/// One GET through the gateway's dashboard listener.
+async fn get(gateway: &GatewayInfo, path: &str) -> Result<Bytes, QueryError> {
+    let wrong = |what: &dyn std::fmt::Display| QueryError(what.to_string());
+    let uri: http::Uri = gateway.dashboard.parse().map_err(|error| wrong(&error))?;
+    let authority = uri
+        .authority()
+        .ok_or_else(|| wrong(&"the dashboard has no address"))?;
+    let token = uri
+        .query()
+        .and_then(|query| query.strip_prefix("token="))
+        .unwrap_or_default();
+    let stream = TcpStream::connect(authority.as_str())
+        .await
+        .map_err(|error| wrong(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| wrong(&error))?;
+    let driver = tokio::spawn(connection);
+    let request = http::Request::get(path)
+        .header(http::header::HOST, authority.as_str())
+        .header(http::header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| wrong(&error))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| wrong(&error))?;
+    let status = response.status();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(|error| wrong(&error))?
+        .to_bytes();
+    driver.abort();
+    if status.is_success() {
+        Ok(body)
+    } else {
+        Err(wrong(&status))
+    }
+}

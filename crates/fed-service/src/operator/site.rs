@@ -1,0 +1,208 @@
+//! One site's agent, as the operator calls it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fed_core::{
+    FederationId, Leases, Member, MemberId, Peer, Plan, SiteDescription, SiteName, SitePlan,
+};
+use fed_rpc::client::{self, ConnectError};
+use fed_rpc::status::CallError;
+use fed_rpc::v1::{self, agent_client::AgentClient};
+use fed_rpc::{Fingerprint, Identity};
+use thiserror::Error;
+use tonic::Request;
+use tonic::transport::Channel;
+
+use super::state::Site;
+use crate::convert::{self, Invalid};
+use crate::node::PeerReport;
+
+/// How long an agent may take to look at a slow file system.
+const DESCRIBE_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Why a call to a site did not work. The site is named by who reports it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SiteError {
+    /// Its agent could not be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The recorded fingerprint is none.
+    #[error("its recorded fingerprint is damaged ({0}); remove the site and add it again")]
+    Fingerprint(#[from] fed_rpc::identity::ParseFingerprintError),
+    /// The agent refused, or the connection broke.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The agent answered nonsense.
+    #[error("its agent answered something that is not right: {0}")]
+    Answer(String),
+}
+
+impl From<tonic::Status> for SiteError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Call(status.into())
+    }
+}
+
+impl From<Invalid> for SiteError {
+    fn from(error: Invalid) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+/// A connection to a site's agent. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct SiteClient {
+    pub(super) name: SiteName,
+    address: String,
+    agent: AgentClient<Channel>,
+}
+
+impl SiteClient {
+    pub(super) async fn connect(
+        name: SiteName,
+        site: &Site,
+        identity: &Identity,
+    ) -> Result<Self, SiteError> {
+        let fingerprint: Fingerprint = site.fingerprint.parse()?;
+        let agent = client::connect(&site.address, identity, fingerprint, Leases::CONNECT).await?;
+        Ok(Self {
+            name,
+            address: site.address.clone(),
+            agent,
+        })
+    }
+
+    pub(super) async fn describe(&self) -> Result<SiteDescription, SiteError> {
+        let mut request = Request::new(v1::DescribeRequest {});
+        request.set_timeout(DESCRIBE_PATIENCE);
+        let reply = self.agent.clone().describe(request).await?.into_inner();
+        Ok(convert::description(reply)?)
+    }
+
+    /// Starts the site's node; returns it as the other members must know it.
+    pub(super) async fn prepare(&self, plan: &Plan, member: MemberId) -> Result<Peer, SiteError> {
+        let members: Vec<Member> = plan.members();
+        let request = timed(v1::PrepareRequest {
+            federation: plan.id.to_string(),
+            name: plan.name.to_string(),
+            site_number: u32::from(member.number()),
+            lease_seconds: plan.leases.federation().as_secs(),
+            members: convert::members_to_wire(&members),
+        });
+        let reply = self.agent.clone().prepare(request).await?.into_inner();
+        let port = u16::try_from(reply.udp_port)
+            .map_err(|_| SiteError::Answer(format!("{} is no UDP port", reply.udp_port)))?;
+        let endpoint = self
+            .address
+            .rsplit_once(':')
+            .map(|(host, _)| format!("{host}:{port}"));
+        Ok(Peer {
+            member,
+            public_key: reply.public_key,
+            endpoint,
+        })
+    }
+
+    pub(super) async fn peers(&self, id: FederationId, peers: Vec<Peer>) -> Result<(), SiteError> {
+        let peers = convert::peers_to_wire(peers);
+        let request = timed(v1::ConnectRequest {
+            federation: id.to_string(),
+            peers,
+        });
+        self.agent.clone().connect(request).await?;
+        Ok(())
+    }
+
+    pub(super) async fn probe(&self, id: FederationId) -> Result<Vec<PeerReport>, SiteError> {
+        let request = timed(v1::ProbeRequest {
+            federation: id.to_string(),
+        });
+        let reply = self.agent.clone().probe(request).await?.into_inner();
+        let peers = reply.peers.into_iter().map(|peer| PeerReport {
+            name: peer.name,
+            endpoint: peer.endpoint.parse().ok(),
+            handshake_seconds_ago: peer.handshake_seconds_ago,
+            received_bytes: peer.received_bytes,
+            sent_bytes: peer.sent_bytes,
+        });
+        Ok(peers.collect())
+    }
+
+    pub(super) async fn start(
+        &self,
+        id: FederationId,
+        site: &SitePlan,
+        scheduler: String,
+        all_pools: Vec<String>,
+    ) -> Result<Vec<String>, SiteError> {
+        let pools = site.pools.iter().map(|pool| v1::PoolSize {
+            pool: pool.offer.name.to_string(),
+            workers: pool.workers,
+        });
+        let request = timed(v1::StartRequest {
+            federation: id.to_string(),
+            scheduler,
+            pools: pools.collect(),
+            all_pools,
+        });
+        Ok(self
+            .agent
+            .clone()
+            .start(request)
+            .await?
+            .into_inner()
+            .workers)
+    }
+
+    pub(super) async fn watch(
+        &self,
+        id: FederationId,
+    ) -> Result<tonic::Streaming<v1::Event>, SiteError> {
+        let request = Request::new(v1::WatchRequest {
+            federation: id.to_string(),
+        });
+        Ok(self.agent.clone().watch(request).await?.into_inner())
+    }
+
+    /// The last lines of the site's logs, by process.
+    pub(super) async fn logs(
+        &self,
+        id: FederationId,
+        tail: u32,
+    ) -> Result<BTreeMap<String, Vec<String>>, SiteError> {
+        let request = timed(v1::LogsRequest {
+            federation: id.to_string(),
+            tail,
+        });
+        let mut lines = self.agent.clone().logs(request).await?.into_inner();
+        let mut logs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        while let Some(line) = lines.message().await? {
+            logs.entry(line.source).or_default().push(line.line);
+        }
+        Ok(logs)
+    }
+
+    pub(super) async fn renew(&self, id: FederationId) -> Result<(), SiteError> {
+        let request = timed(v1::RenewRequest {
+            federation: id.to_string(),
+        });
+        self.agent.clone().renew(request).await?;
+        Ok(())
+    }
+
+    pub(super) async fn leave(&self, id: FederationId) -> Result<(), SiteError> {
+        let request = timed(v1::LeaveRequest {
+            federation: id.to_string(),
+        });
+        self.agent.clone().leave(request).await?;
+        Ok(())
+    }
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(Leases::CALL);
+    request
+}

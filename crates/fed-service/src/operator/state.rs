@@ -1,0 +1,249 @@
+//! What an operator keeps: an identity, the sites, and a folder for each federation.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fed_core::{FederationId, FederationName, SiteName, nearest};
+use fed_rpc::Identity;
+use fed_rpc::identity::StoreError;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::node::NodeFolder;
+use crate::state::{self, StateError};
+
+/// A site that this operator is enrolled at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// `host:port` of its agent.
+    pub address: String,
+    /// Fingerprint of its agent's key.
+    pub fingerprint: String,
+}
+
+/// Why a site could not be looked up or recorded.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SiteRecordError {
+    /// The file could not be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// No such site.
+    #[error("no site is called {given}{}; `fed site list` shows those that are enrolled, `fed site add` adds one", .nearest.as_ref().map(|name| format!(" (did you mean {name}?)")).unwrap_or_default())]
+    Unknown {
+        /// What was asked for.
+        given: SiteName,
+        /// What may have been meant.
+        nearest: Option<String>,
+    },
+}
+
+/// The state folder of an operator.
+#[derive(Clone, Debug)]
+pub struct OperatorState(PathBuf);
+
+impl OperatorState {
+    /// Opens the state folder, and makes it if there is none.
+    ///
+    /// # Errors
+    /// If others can read it, or it cannot be made.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        state::private_folder(path)?;
+        Ok(Self(path.to_owned()))
+    }
+
+    /// The operator's identity, made when first asked for.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn identity(&self) -> Result<Identity, StoreError> {
+        let file = self.0.join("identity").join("operator.pem");
+        Identity::load_or_create(&file, "fed-operator")
+    }
+
+    fn sites_file(&self) -> PathBuf {
+        self.0.join("sites.json")
+    }
+
+    /// The sites by name.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn sites(&self) -> Result<BTreeMap<SiteName, Site>, StateError> {
+        Ok(state::read_json(&self.sites_file())?.unwrap_or_default())
+    }
+
+    /// Finds one site.
+    ///
+    /// # Errors
+    /// [`SiteRecordError::Unknown`] with the nearest name.
+    pub fn site(&self, name: &SiteName) -> Result<Site, SiteRecordError> {
+        let sites = self.sites()?;
+        sites
+            .get(name)
+            .cloned()
+            .ok_or_else(|| SiteRecordError::Unknown {
+                given: name.clone(),
+                nearest: nearest(name.as_str(), sites.keys().map(SiteName::as_str))
+                    .map(str::to_owned),
+            })
+    }
+
+    /// Records a site, instead of an earlier one of its name.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn add_site(&self, name: SiteName, site: Site) -> Result<(), StateError> {
+        let mut sites = self.sites()?;
+        sites.insert(name, site);
+        state::write_json(&self.sites_file(), &sites)
+    }
+
+    /// Forgets a site.
+    ///
+    /// # Errors
+    /// [`SiteRecordError::Unknown`].
+    pub fn remove_site(&self, name: &SiteName) -> Result<(), SiteRecordError> {
+        self.site(name)?;
+        let mut sites = self.sites()?;
+        sites.remove(name);
+        Ok(state::write_json(&self.sites_file(), &sites)?)
+    }
+
+    /// The folder of a federation, whether it exists or not.
+    pub fn federation(&self, name: &FederationName) -> FederationFolder {
+        FederationFolder(self.0.join("federations").join(name.as_str()))
+    }
+
+    /// Names of the federations that have a folder, sorted.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn federations(&self) -> Result<Vec<FederationName>, StateError> {
+        let names = state::entries(&self.0.join("federations"))?;
+        Ok(names
+            .into_iter()
+            .filter_map(|name| name.parse().ok())
+            .collect())
+    }
+}
+
+/// What is kept of a federation, to end it even if its `fed up` has died.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its id.
+    pub id: FederationId,
+    /// Its sites.
+    pub sites: Vec<SiteName>,
+    /// The process of its `fed up`.
+    pub pid: u32,
+}
+
+/// The folder of one federation on the operator's host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FederationFolder(PathBuf);
+
+impl FederationFolder {
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The control socket of `fed up`.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("operator.sock")
+    }
+
+    /// The log of a detached `fed up`.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("operator.log")
+    }
+
+    /// What clients read.
+    pub fn connect(&self) -> PathBuf {
+        self.0.join("connect.json")
+    }
+
+    fn record_file(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    /// The record; nothing if there is no such federation.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn record(&self) -> Result<Option<Record>, StateError> {
+        state::read_json(&self.record_file())
+    }
+
+    /// Claims the name: makes the folder and writes the record. False if it is taken.
+    pub(super) fn claim(&self, record: &Record) -> Result<bool, StateError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        state::private_folder(self.0.parent().expect("a federation's folder has a parent"))?;
+        match std::fs::DirBuilder::new().mode(0o700).create(&self.0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(source) => {
+                return Err(StateError::Io {
+                    action: "make the folder",
+                    path: self.0.clone(),
+                    source,
+                });
+            }
+        }
+        state::write_json(&self.record_file(), record)?;
+        Ok(true)
+    }
+
+    /// The folder of the operator's node.
+    pub(super) fn node(&self) -> NodeFolder {
+        NodeFolder::new(self.0.join("node"))
+    }
+
+    /// Removes the folder.
+    pub(super) fn remove(&self) -> Result<(), StateError> {
+        state::remove(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sites_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = OperatorState::open(&folder.path().join("fed")).unwrap();
+        let site = Site {
+            address: "agent:4788".into(),
+            fingerprint: "SHA256:x".into(),
+        };
+        let name: SiteName = "ecmwf".parse().unwrap();
+        state.add_site(name.clone(), site.clone()).unwrap();
+        assert_eq!(state.site(&name).unwrap(), site);
+        let error = state
+            .site(&"ecmfw".parse().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did you mean ecmwf?"), "{error}");
+        state.remove_site(&name).unwrap();
+        assert!(state.remove_site(&name).is_err());
+    }
+
+    #[test]
+    fn a_name_is_claimed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = OperatorState::open(&folder.path().join("fed")).unwrap();
+        let federation = state.federation(&"fed".parse().unwrap());
+        let id = FederationId::from_random([0; 5]);
+        let record = Record {
+            id,
+            sites: Vec::new(),
+            pid: 1,
+        };
+        assert!(federation.claim(&record).unwrap());
+        assert!(!federation.claim(&record).unwrap());
+        assert_eq!(federation.record().unwrap(), Some(record));
+        assert_eq!(state.federations().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,266 @@
+//! The interpreter of scheduler and workers: what it is, and how a process of it is started.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use fed_core::PythonEnvironment;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::state::{self, StateError};
+
+/// The package `fed`, as (path below the package, text).
+static PACKAGE: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/package.rs"));
+
+/// How long an interpreter may take to say what it is: a cold network file system is slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Parts of the system that any interpreter needs, where they exist. Not all of /etc: an agent may
+/// run as root, whose workers could then read what is root's.
+const SYSTEM: [&str; 21] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/opt",
+    "/etc/alternatives",
+    "/etc/ca-certificates",
+    "/etc/ca-certificates.conf",
+    "/etc/group",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/etc/pki",
+    "/etc/ssl",
+    "/etc/timezone",
+];
+
+/// A Python interpreter as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interpreter {
+    /// Path or name of the executable.
+    pub python: String,
+    /// Shell commands to run first, such as `module load` or `conda activate`; may be empty.
+    #[serde(default)]
+    pub prologue: String,
+}
+
+/// What an interpreter says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Inspection {
+    /// Version and packages.
+    pub environment: PythonEnvironment,
+    /// Folders it loads code from.
+    pub roots: Vec<PathBuf>,
+}
+
+/// Why an interpreter cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PythonError {
+    /// It could not be started.
+    #[error(
+        "cannot start Python {python:?}: {source}; set `python` to an interpreter that has distributed"
+    )]
+    Start {
+        /// The interpreter.
+        python: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It did not answer.
+    #[error("Python {python:?} did not answer within {} s; does its file system respond?", PATIENCE.as_secs())]
+    Silent {
+        /// The interpreter.
+        python: String,
+    },
+    /// It, or the prologue, failed.
+    #[error("Python {python:?} with its prologue failed ({status}): {stderr}")]
+    Failed {
+        /// The interpreter.
+        python: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it wrote.
+        stderr: String,
+    },
+    /// It wrote something else than expected.
+    #[error("Python {python:?} answered {answer:?}; does the prologue print something?")]
+    Garbled {
+        /// The interpreter.
+        python: String,
+        /// The first of what it wrote.
+        answer: String,
+    },
+}
+
+impl Interpreter {
+    /// Returns the command that runs this interpreter with `arguments`, after the prologue.
+    pub fn command(&self, arguments: &[String]) -> Vec<String> {
+        let python = std::iter::once(&self.python).chain(arguments).cloned();
+        if self.prologue.trim().is_empty() {
+            return python.collect();
+        }
+        let script = format!("{}\nexec \"$@\"", self.prologue);
+        [
+            "/bin/sh".to_owned(),
+            "-c".to_owned(),
+            script,
+            "fed".to_owned(),
+        ]
+        .into_iter()
+        .chain(python)
+        .collect()
+    }
+
+    /// Asks the interpreter for its version, packages and folders.
+    ///
+    /// # Errors
+    /// See [`PythonError`].
+    pub async fn inspect(&self) -> Result<Inspection, PythonError> {
+        let python = || self.python.clone();
+        let command = self.command(&["-c".to_owned(), include_str!("inspect.py").to_owned()]);
+        let child = tokio::process::Command::new(&command[0])
+            .args(&command[1..])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(PATIENCE, child)
+            .await
+            .map_err(|_| PythonError::Silent { python: python() })?
+            .map_err(|source| PythonError::Start {
+                python: python(),
+                source,
+            })?;
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(PythonError::Failed {
+                python: python(),
+                status: output.status,
+                stderr,
+            });
+        }
+        serde_json::from_slice(&output.stdout).map_err(|_| PythonError::Garbled {
+            python: python(),
+            answer: String::from_utf8_lossy(&output.stdout)
+                .chars()
+                .take(200)
+                .collect(),
+        })
+    }
+}
+
+/// Writes the package `fed` below `folder`, which then belongs on `PYTHONPATH`.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn install_package(folder: &Path) -> Result<(), StateError> {
+    for (name, text) in PACKAGE {
+        let file = folder.join("fed").join(name);
+        state::private_folder(file.parent().expect("a joined path has a parent"))?;
+        state::write(&file, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The environment of a Python process in a sandbox: nothing of the host's is inherited.
+pub fn environment(scratch: &Path, package: &Path) -> BTreeMap<String, String> {
+    let path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+    let text = |path: &Path| path.display().to_string();
+    [
+        ("HOME", text(scratch)),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("PATH", path.to_owned()),
+        ("PYTHONPATH", text(package)),
+        ("PYTHONUNBUFFERED", "1".to_owned()),
+        ("TMPDIR", text(&scratch.join("tmp"))),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// What processes in a sandbox may read: the system, the interpreter, and what `named` adds.
+pub(crate) fn readable(inspection: &Inspection, named: Vec<PathBuf>) -> Vec<PathBuf> {
+    let system = SYSTEM.iter().map(PathBuf::from);
+    let mut paths: Vec<PathBuf> = system
+        .chain(inspection.roots.iter().cloned())
+        .filter(|path| path.exists())
+        .chain(named)
+        .collect();
+    paths.sort();
+    paths.dedup();
+    // What lies below another of them is visible already, unless a link leads elsewhere.
+    let covered: Vec<PathBuf> = paths.clone();
+    paths.retain(|path| {
+        !path
+            .ancestors()
+            .skip(1)
+            .any(|above| covered.iter().any(|other| other == above))
+    });
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interpreter(python: &str, prologue: &str) -> Interpreter {
+        Interpreter {
+            python: python.into(),
+            prologue: prologue.into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn inspects_with_and_without_a_prologue() {
+        let plain = interpreter("python3", "").inspect().await.unwrap();
+        assert!(plain.environment.version.starts_with("3."));
+        assert!(!plain.roots.is_empty());
+        let shell = interpreter("$PY", "PY=python3; set -- $PY \"$2\" \"$3\"");
+        assert_eq!(
+            shell.inspect().await.unwrap().environment,
+            plain.environment
+        );
+    }
+
+    #[tokio::test]
+    async fn says_what_is_wrong_with_an_interpreter() {
+        let missing = interpreter("/nonexistent/python", "")
+            .inspect()
+            .await
+            .unwrap_err();
+        assert!(
+            missing.to_string().contains("/nonexistent/python"),
+            "{missing}"
+        );
+        let failing = interpreter("python3", "echo no such module >&2; exit 3")
+            .inspect()
+            .await;
+        assert!(failing.unwrap_err().to_string().contains("no such module"));
+        let chatty = interpreter("python3", "echo welcome")
+            .inspect()
+            .await
+            .unwrap_err();
+        assert!(
+            chatty.to_string().contains("does the prologue print"),
+            "{chatty}"
+        );
+    }
+
+    #[test]
+    fn installs_the_whole_package() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("package");
+        install_package(&target).unwrap();
+        assert!(target.join("fed/__init__.py").is_file());
+    }
+}
