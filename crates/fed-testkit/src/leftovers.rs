@@ -143,9 +143,19 @@ impl Leftovers {
         lines.extend(
             now.files
                 .difference(&before.files)
-                .map(|f| format!("file {}", f.display())),
+                .map(|file| self.describe_file(file)),
         );
         Ok(lines)
+    }
+
+    fn describe_file(&self, file: &Path) -> String {
+        let in_host = self.hosts.iter().flatten().find_map(|host| {
+            let inside = file
+                .strip_prefix(format!("/proc/{}/root", host.init))
+                .ok()?;
+            Some(format!("file /{} in {}", inside.display(), host.name))
+        });
+        in_host.unwrap_or_else(|| format!("file {}", file.display()))
     }
 }
 

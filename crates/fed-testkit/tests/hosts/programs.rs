@@ -167,7 +167,7 @@ pub(crate) fn status() {
 
     let error = lab
         .host("ecmwf")
-        .command("no-such-program")
+        .command("/no-such-program")
         .status()
         .unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
