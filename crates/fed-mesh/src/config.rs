@@ -42,7 +42,7 @@ pub struct PeerConfig {
     /// them alone. Where prefixes of two peers nest, the longer wins in both directions.
     pub allowed_ips: Vec<Ipv6Prefix>,
     /// The longest silence towards the peer, at least one second; usually [`KEEPALIVE`]. With it
-    /// the router opens the session by itself and keeps it open; without, on the first packet.
+    /// the router keeps the session open by itself; without, it opens it again for a packet.
     pub keepalive: Option<Duration>,
 }
 

@@ -19,7 +19,7 @@
 //!     }],
 //!     Instant::now(),
 //! )?;
-//! let initiation = router.poll_transmit().expect("a peer with a keepalive is greeted at once");
+//! let initiation = router.poll_transmit().expect("a peer with an endpoint is called at once");
 //! assert_eq!(initiation.to, "192.0.2.1:51820".parse()?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -34,10 +34,10 @@ pub(crate) struct Peer<S> {
 
 #[derive(Default)]
 struct Counters {
-    sent: Traffic,
-    received: Traffic,
-    datagrams_sent: Traffic,
-    datagrams_received: Traffic,
+    inner_sent: Traffic,
+    inner_received: Traffic,
+    sent_bytes: u64,
+    received_bytes: u64,
     drops: Drops,
     handshakes: u64,
 }
@@ -94,7 +94,7 @@ impl<S: Session> Peer<S> {
         if self.queue.is_empty()
             && let Some(datagram) = self.session.seal(packet, now)
         {
-            self.counters.sent.add(packet.len());
+            self.counters.inner_sent.add(packet.len());
             self.transmit(datagram, now, out);
             return;
         }
@@ -150,9 +150,9 @@ impl<S: Session> Peer<S> {
         inner
     }
 
-    /// Counts an inner packet that the router delivered or refused.
+    /// Counts an inner packet that the router delivered.
     pub(crate) fn delivered(&mut self, bytes: usize) {
-        self.counters.received.add(bytes);
+        self.counters.inner_received.add(bytes);
     }
 
     pub(crate) fn drop(&mut self, reason: DropReason, count: usize) {
@@ -211,10 +211,10 @@ impl<S: Session> Peer<S> {
             endpoint: self.endpoint,
             allowed_ips: self.config.allowed_ips.clone(),
             connected: self.session.is_ready(),
-            sent: self.counters.sent,
-            received: self.counters.received,
-            datagrams_sent: self.counters.datagrams_sent,
-            datagrams_received: self.counters.datagrams_received,
+            sent_bytes: self.counters.sent_bytes,
+            received_bytes: self.counters.received_bytes,
+            inner_sent: self.counters.inner_sent,
+            inner_received: self.counters.inner_received,
             drops: self.counters.drops,
             queued: self.queue.len(),
             handshakes: self.counters.handshakes,
@@ -231,12 +231,13 @@ impl<S: Session> Peer<S> {
                 self.initiate(now, out);
                 return;
             };
-            self.counters.sent.add(packet.len());
+            self.counters.inner_sent.add(packet.len());
             self.transmit(datagram, now, out);
         }
     }
 
-    fn initiate(&mut self, now: Instant, out: &mut Outbox) {
+    /// Starts a handshake, if the peer can be reached and none is under way.
+    pub(crate) fn initiate(&mut self, now: Instant, out: &mut Outbox) {
         if self.endpoint.is_some()
             && let Some(datagram) = self.session.initiate(now)
         {
@@ -247,7 +248,7 @@ impl<S: Session> Peer<S> {
     fn transmit(&mut self, payload: Vec<u8>, now: Instant, out: &mut Outbox) {
         if let Some(to) = self.endpoint {
             self.spoke = now;
-            self.counters.datagrams_sent.add(payload.len());
+            self.counters.sent_bytes += payload.len() as u64;
             out.transmits.push_back(Transmit { to, payload });
         }
     }
@@ -255,7 +256,7 @@ impl<S: Session> Peer<S> {
     /// Notes an authentic datagram.
     fn hear(&mut self, from: SocketAddr, bytes: usize, now: Instant, out: &mut Outbox) {
         let peer = self.config.public_key;
-        self.counters.datagrams_received.add(bytes);
+        self.counters.received_bytes += bytes as u64;
         if self.silent {
             self.silent = false;
             out.events.push_back(Event::PeerReturned {

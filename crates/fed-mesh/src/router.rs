@@ -70,7 +70,7 @@ impl<P: Protocol> Router<P> {
 
     /// Replaces the set of peers. A peer that stays, by its key, keeps its session, its counters
     /// and, unless its configured endpoint changed, the endpoint it roamed to. A new peer with an
-    /// endpoint and a keepalive is greeted at once. May change the deadline.
+    /// endpoint is called at once. May change the deadline.
     ///
     /// # Errors
     /// A set that is ambiguous; nothing is changed then.
@@ -90,20 +90,20 @@ impl<P: Protocol> Router<P> {
                 Some(mut old) => {
                     if old.config() != &peer {
                         old.reconfigure(peer, now);
+                        old.greet(now, &mut self.out);
                     }
                     old
                 }
                 None => {
                     let session = self.protocol.session(peer.public_key, slot, now);
-                    Peer::new(peer, session, now)
+                    let mut new = Peer::new(peer, session, now);
+                    new.initiate(now, &mut self.out);
+                    new
                 }
             };
             staying.insert(slot, entry);
         }
         (self.peers, self.slots, self.routes) = (staying, slots, routes);
-        for peer in self.peers.values_mut() {
-            peer.greet(now, &mut self.out);
-        }
         Ok(())
     }
 

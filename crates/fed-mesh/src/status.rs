@@ -115,14 +115,14 @@ pub struct PeerStatus {
     pub allowed_ips: Vec<Ipv6Prefix>,
     /// Whether packets can be sent without a handshake.
     pub connected: bool,
+    /// UDP payload sent to the peer, handshakes and keepalives included, in bytes.
+    pub sent_bytes: u64,
+    /// UDP payload of authentic datagrams from the peer, in bytes.
+    pub received_bytes: u64,
     /// Inner packets sent to the peer; packets that wait are not counted yet.
-    pub sent: Traffic,
+    pub inner_sent: Traffic,
     /// Inner packets delivered from the peer.
-    pub received: Traffic,
-    /// Datagrams sent to the peer with handshakes and keepalives; bytes of UDP payload.
-    pub datagrams_sent: Traffic,
-    /// Authentic datagrams from the peer; bytes of UDP payload.
-    pub datagrams_received: Traffic,
+    pub inner_received: Traffic,
     /// What was dropped on the way to or from the peer.
     pub drops: Drops,
     /// Packets that wait for a handshake now.

@@ -1,0 +1,9 @@
+//! The router through its public face: routing against a naive model, and WireGuard itself between
+//! routers in memory.
+
+mod hostile;
+mod noise;
+#[path = "../sim/packet.rs"]
+mod packet;
+mod pair;
+mod routing;

@@ -1,0 +1,270 @@
+//! WireGuard between two routers: handshakes, roaming, replay, tampering, keepalives.
+
+use fed_mesh::{DropReason, Event, KEEPALIVE, QUEUE_PACKETS, SILENT_AFTER, TimeoutReason};
+
+use crate::packet::ipv6;
+use crate::pair::{INNER, Pair};
+
+#[test]
+fn packets_wait_for_the_handshake_and_keep_their_order() {
+    let mut pair = Pair::new(None);
+    let payloads: Vec<[u8; 2]> = (0..100u16).map(u16::to_be_bytes).collect();
+    for payload in &payloads {
+        pair.inner(0, payload);
+    }
+    assert_eq!(pair.status(0).queued, 100);
+    assert_eq!(pair.status(0).inner_sent.packets, 0);
+    pair.pump();
+    let expected: Vec<_> = payloads.iter().map(|p| Pair::packet(0, p)).collect();
+    assert_eq!(pair.delivered(1), expected);
+    assert_eq!(pair.delivered(0), Vec::<Vec<u8>>::new());
+    for node in [0, 1] {
+        let status = pair.status(node);
+        assert!(status.connected);
+        assert_eq!(
+            (status.handshakes, status.queued, status.drops.total()),
+            (1, 0, 0)
+        );
+        let completed = Event::HandshakeCompleted {
+            peer: pair.routers[1 - node].public_key(),
+            endpoint: pair.outer[1 - node],
+        };
+        assert_eq!(pair.events(node).last(), Some(&completed));
+    }
+    let (alice, bob) = (pair.status(0), pair.status(1));
+    assert_eq!(
+        (alice.inner_sent.packets, alice.inner_sent.bytes),
+        (100, 4200)
+    );
+    assert_eq!(alice.inner_sent, bob.inner_received);
+    // The initiation of 148 bytes, the keepalive of 32, and 32 around each packet.
+    assert_eq!(alice.sent_bytes, 148 + 32 + 100 * 74);
+    assert_eq!(alice.sent_bytes, bob.received_bytes);
+    // The response.
+    assert_eq!((bob.sent_bytes, alice.received_bytes), (92, 92));
+}
+
+#[test]
+fn the_queue_is_bounded_and_drops_the_oldest() {
+    let mut pair = Pair::new(None);
+    for number in 0..QUEUE_PACKETS + 3 {
+        pair.inner(0, &number.to_be_bytes());
+    }
+    assert_eq!(pair.status(0).drops.get(DropReason::QueueFull), 3);
+    pair.pump();
+    let delivered = pair.delivered(1);
+    assert_eq!(delivered.len(), QUEUE_PACKETS);
+    assert_eq!(delivered[0], Pair::packet(0, &3usize.to_be_bytes()));
+}
+
+#[test]
+fn both_ends_may_call_at_once() {
+    let mut pair = Pair::new(Some(KEEPALIVE));
+    let calls = [pair.transmits(0), pair.transmits(1)];
+    assert_eq!(calls.each_ref().map(Vec::len), [1, 1]);
+    pair.inner(0, b"from alice");
+    pair.inner(1, b"from bob");
+    pair.receive(1, &calls[0][0]);
+    pair.receive(0, &calls[1][0]);
+    pair.pump();
+    assert_eq!(pair.delivered(0), [Pair::packet(1, b"from bob")]);
+    assert_eq!(pair.delivered(1), [Pair::packet(0, b"from alice")]);
+}
+
+#[test]
+fn a_tampered_datagram_is_refused_wherever_it_is_touched() {
+    let mut pair = Pair::connected();
+    pair.inner(0, b"payload");
+    let [datagram]: [Vec<u8>; 1] = pair.transmits(0).try_into().unwrap();
+    for at in 0..datagram.len() {
+        let mut tampered = datagram.clone();
+        tampered[at] ^= 0x40;
+        pair.receive(1, &tampered);
+        assert_eq!(pair.delivered(1), Vec::<Vec<u8>>::new(), "byte {at}");
+    }
+    let dropped = pair.status(1).drops.total() + pair.routers[1].drops().total();
+    assert_eq!(dropped, datagram.len() as u64);
+    pair.receive(1, &datagram);
+    assert_eq!(pair.delivered(1), [Pair::packet(0, b"payload")]);
+    assert_eq!(pair.transmits(1), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn replays_are_refused() {
+    let mut pair = Pair::new(None);
+    pair.inner(0, b"once");
+    let initiation = pair.transmits(0).remove(0);
+    pair.receive(1, &initiation);
+    pair.receive(1, &initiation);
+    assert_eq!(pair.status(1).drops.get(DropReason::HandshakeRefused), 1);
+    let response = pair.transmits(1).remove(0);
+    pair.receive(0, &response);
+    pair.receive(0, &response);
+    assert_eq!(pair.status(0).drops.get(DropReason::HandshakeRefused), 1);
+    for datagram in pair.transmits(0) {
+        pair.receive(1, &datagram);
+        pair.receive(1, &datagram);
+    }
+    assert_eq!(pair.status(1).drops.get(DropReason::Replayed), 2);
+    assert_eq!(pair.delivered(1), [Pair::packet(0, b"once")]);
+    assert_eq!(pair.status(1).handshakes, 1);
+}
+
+#[test]
+fn a_peer_that_moves_is_followed() {
+    let mut pair = Pair::connected();
+    let before = pair.outer[0];
+    // As a dual-stack socket shows an IPv4 sender.
+    pair.outer[0] = "[::ffff:198.51.100.7]:4000".parse().unwrap();
+    pair.inner(0, b"I have moved");
+    pair.pump();
+    let to = "198.51.100.7:4000".parse().unwrap();
+    let peer = pair.routers[0].public_key();
+    let moved = Event::EndpointChanged {
+        peer,
+        from: Some(before),
+        to,
+    };
+    assert_eq!(pair.events(1), [moved]);
+    pair.inner(1, b"so I see");
+    assert_eq!(pair.routers[1].poll_transmit().unwrap().to, to);
+}
+
+#[test]
+fn the_configured_endpoint_counts_only_when_it_changes() {
+    let mut pair = Pair::new(Some(KEEPALIVE));
+    pair.pump();
+    let roamed = "198.51.100.7:4000".parse().unwrap();
+    pair.outer[0] = roamed;
+    pair.inner(0, b"I have moved");
+    pair.pump();
+    let status = pair.status(1);
+    let mut config = fed_mesh::PeerConfig {
+        public_key: status.public_key,
+        endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+        allowed_ips: status.allowed_ips,
+        keepalive: None,
+    };
+    let now = pair.now;
+    pair.routers[1]
+        .set_peers(vec![config.clone()], now)
+        .unwrap();
+    assert_eq!(pair.status(1).endpoint, Some(roamed));
+    config.endpoint = Some("192.0.2.99:1".parse().unwrap());
+    pair.routers[1].set_peers(vec![config], now).unwrap();
+    assert_eq!(
+        pair.status(1).endpoint,
+        Some("192.0.2.99:1".parse().unwrap())
+    );
+    assert!(pair.status(1).connected, "the session survives both");
+}
+
+#[test]
+fn a_forged_inner_source_is_refused_and_counted() {
+    let mut pair = Pair::connected();
+    let forged = ipv6(INNER[1], INNER[1], b"from yourself");
+    let now = pair.now;
+    pair.routers[0].handle_inner(&forged, now);
+    pair.pump();
+    assert_eq!(pair.delivered(1), Vec::<Vec<u8>>::new());
+    assert_eq!(pair.status(1).drops.get(DropReason::SourceNotAllowed), 1);
+    assert_eq!(
+        pair.status(1).inner_received.packets,
+        1,
+        "the greeting alone"
+    );
+}
+
+#[test]
+fn a_removed_peer_is_a_stranger() {
+    let mut pair = Pair::connected();
+    let now = pair.now;
+    pair.routers[1].set_peers(Vec::new(), now).unwrap();
+    assert_eq!(pair.routers[1].poll_timeout(), None);
+    pair.inner(0, b"anybody there?");
+    pair.pump();
+    assert_eq!(pair.routers[1].drops().get(DropReason::UnknownPeer), 1);
+    assert_eq!(pair.delivered(1), Vec::<Vec<u8>>::new());
+    // Nor does a stranger's initiation get an answer.
+    let mut stranger = Pair::new(Some(KEEPALIVE));
+    let bob = pair.routers[1].public_key();
+    let mut config = fed_mesh::PeerConfig {
+        public_key: bob,
+        endpoint: Some(pair.outer[1]),
+        allowed_ips: Vec::new(),
+        keepalive: Some(KEEPALIVE),
+    };
+    config.allowed_ips.push("::/0".parse().unwrap());
+    stranger.routers[0].set_peers(vec![config], now).unwrap();
+    let initiation = stranger.transmits(0).pop().unwrap();
+    pair.receive(1, &initiation);
+    assert_eq!(pair.transmits(1), Vec::<Vec<u8>>::new());
+    assert_eq!(pair.routers[1].drops().get(DropReason::UnknownPeer), 2);
+}
+
+#[test]
+fn a_flood_of_handshakes_is_asked_for_cookies() {
+    let mut pair = Pair::new(None);
+    pair.inner(0, b"hello");
+    let initiation = pair.transmits(0).remove(0);
+    // The count starts anew each second, so a slow machine needs more than the limit.
+    let flood = 100 * fed_mesh::HANDSHAKES_PER_SECOND;
+    let challenged = (0..flood)
+        .map(|_| {
+            pair.receive(1, &initiation);
+            pair.routers[1].drops().get(DropReason::UnderLoad)
+        })
+        .find(|challenged| *challenged > 0)
+        .expect("the limit is never reached");
+    let replies = pair.transmits(1);
+    let cookies = replies.iter().filter(|reply| reply.len() == 64).count();
+    assert_eq!(cookies as u64, challenged);
+    // A cookie alone proves nothing about its sender: it is taken, and nobody has been heard.
+    let cookie = replies.iter().find(|reply| reply.len() == 64).unwrap();
+    pair.receive(0, cookie);
+    assert_eq!(pair.status(0).last_heard, None);
+    assert_eq!(pair.status(0).drops.total(), 0);
+}
+
+#[test]
+fn a_quiet_peer_is_greeted_and_its_silence_told() {
+    let mut pair = Pair::new(Some(KEEPALIVE));
+    pair.pump();
+    let start = pair.now;
+    let first = pair.routers[0].poll_timeout().unwrap();
+    assert_eq!(first.1, TimeoutReason::Session);
+    let sent = pair.status(0).sent_bytes;
+
+    pair.now = start + KEEPALIVE;
+    let now = pair.now;
+    pair.routers[0].handle_timeout(now);
+    let greeting = pair.transmits(0);
+    assert_eq!(greeting.iter().map(Vec::len).collect::<Vec<_>>(), [32]);
+    assert_eq!(pair.status(0).sent_bytes, sent + 32);
+    pair.receive(1, &greeting[0]);
+    assert_eq!(pair.status(1).last_heard, Some(std::time::Duration::ZERO));
+
+    // Nothing comes back to alice.
+    pair.events(0);
+    pair.now = start + SILENT_AFTER;
+    let now = pair.now;
+    pair.routers[0].handle_timeout(now);
+    let peer = pair.routers[1].public_key();
+    assert_eq!(
+        pair.events(0),
+        [Event::PeerSilent {
+            peer,
+            silence: SILENT_AFTER
+        }]
+    );
+    pair.inner(1, b"I am here");
+    pair.pump();
+    assert_eq!(
+        pair.events(0),
+        [Event::PeerReturned {
+            peer,
+            silence: SILENT_AFTER
+        }]
+    );
+    assert_eq!(pair.delivered(0), [Pair::packet(1, b"I am here")]);
+}
