@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.python import federations
 import numpy as np
 import pytest
-from tests.python import reads_of_workers
 import xarray as xr
+
+from tests.python import federations, reads_of_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from distributed import Client
 from distributed.security import Security
 
 from fed import _dask_private as dask_private
+from fed.context import current_pool, pool
 from fed.errors import NotRunningError
 from fed.federation import Federation, find
+from fed.names import pools_in
 
 if TYPE_CHECKING:
     import os
+    from contextlib import AbstractContextManager
 
 
 class FedClient(Client):
@@ -51,6 +55,20 @@ class FedClient(Client):
             f" dashboard={self.dashboard_link}>"
         )
 
+    def submit(self, func: Any, *args: Any, resources: Any = None, **kwargs: Any) -> Any:
+        """Submit one call, as `distributed.Client.submit` does.
+
+        A pool among ``resources`` becomes a part of the key, so that the call is not taken for
+        an earlier one without that pool.
+        """
+        with _pool_in(resources):
+            return super().submit(func, *args, resources=resources, **kwargs)
+
+    def map(self, func: Any, *iterables: Any, resources: Any = None, **kwargs: Any) -> Any:
+        """Submit one call per element, as `distributed.Client.map` does; see `submit`."""
+        with _pool_in(resources):
+            return super().map(func, *iterables, resources=resources, **kwargs)
+
     def refresh(self) -> Federation:
         """Read the federation's description anew; keep the old one if it has gone."""
         try:
@@ -58,6 +76,14 @@ class FedClient(Client):
         except NotRunningError:
             return self.federation
         return self.federation
+
+
+def _pool_in(resources: Any) -> AbstractContextManager[None]:
+    pools = pools_in(resources)
+    if len(pools) != 1 or current_pool() is not None:
+        return nullcontext()
+    (name,) = pools
+    return pool(name)
 
 
 def connect(

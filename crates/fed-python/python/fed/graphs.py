@@ -49,7 +49,7 @@ def _pin(obj: Any, pool: str) -> Any:
         return {key: _pin(value, pool) for key, value in obj.items()}
     if type(obj) in (list, tuple):
         return type(obj)(_pin(value, pool) for value in obj)
-    if hasattr(obj, "subtree") and hasattr(obj, "to_dataset"):
+    if is_tree(obj):
         return _pin_tree(obj, pool)
     if not dask.is_dask_collection(obj):
         return obj
@@ -70,6 +70,12 @@ def _pin(obj: Any, pool: str) -> Any:
     pinned, renamed = pin_graph(graph, pool)
     rebuild, args = obj.__dask_postpersist__()
     return rebuild(pinned, *args, rename=renamed) if renamed else rebuild(pinned, *args)
+
+
+def is_tree(obj: object) -> bool:
+    """Tell whether an object is an `xarray.DataTree`, without importing xarray."""
+    # Its type is asked, as a Delayed claims to have every attribute.
+    return hasattr(type(obj), "subtree") and hasattr(type(obj), "to_dataset")
 
 
 def _pin_tree(tree: Any, pool: str) -> Any:
@@ -123,7 +129,9 @@ def _names_in(layer: Layer) -> set[str]:
 
 
 def _is_settled(layer: Layer) -> bool:
-    """Tell whether a layer needs no pin: it carries one, or its results are in memory."""
+    """Tell whether a layer's keys know a pool already, or its results are in memory."""
+    if isinstance((layer.annotations or {}).get(ANNOTATION), str):
+        return True
     if isinstance(layer, Blockwise):
         return bool(find_pools(layer.task))
     memo: dict[int, frozenset[str]] = {}

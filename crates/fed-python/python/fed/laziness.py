@@ -7,6 +7,7 @@ from typing import Any
 import dask
 
 from fed.errors import NotLazyError
+from fed.graphs import is_tree
 
 VARIABLE_LIMIT = 1 << 20
 """Bytes of one in-memory variable, or auxiliary coordinate, that may travel with the metadata."""
@@ -54,14 +55,14 @@ def check_lazy(obj: Any, opener: str) -> None:
 
 def _variables(obj: Any) -> dict[str, Any] | None:
     """Return the variables of an xarray object by name, or None for anything else."""
-    if hasattr(obj, "subtree") and hasattr(obj, "to_dataset"):
+    if is_tree(obj):
         return {
             f"{node.path}/{name}": variable
             for node in obj.subtree
             for name, variable in node.to_dataset(inherit=False).variables.items()
         }
     if type(obj).__module__.partition(".")[0] != "xarray":
-        return None
+        return None  # a Delayed claims to have every attribute asked for below
     if hasattr(obj, "_to_temp_dataset"):  # a DataArray
         return {str(obj.name): obj.variable, **{str(k): v.variable for k, v in obj.coords.items()}}
     if hasattr(obj, "variables"):

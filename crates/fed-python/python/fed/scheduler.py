@@ -20,7 +20,7 @@ from fed.counters import PoolCounters
 from fed.errors import StalePinError
 from fed.names import pools_in, resource_of
 from fed.stealing import confine_stealing
-from fed.submission import Submission
+from fed.submission import Submission, conflict
 from fed.versions import SUPPORTED_DASK, is_supported
 
 if TYPE_CHECKING:
@@ -111,25 +111,24 @@ def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
     ------
     StalePinError
         If such a task has run, or runs, in another pool.
+    PoolConflictError
+        If it was pinned to another pool.
     """
-    queued = []
-    for key, pool in submission.pins.items():
-        task = scheduler.tasks.get(key)
-        if task is None or pools_in(task.resource_restrictions) == {pool}:
-            continue
-        started = task.state in {"processing", "memory"}
-        if started and key in submission.claimed:
+    earlier = [
+        (task, pool)
+        for key, pool in submission.pins.items()
+        if (task := scheduler.tasks.get(key)) and pools_in(task.resource_restrictions) != {pool}
+    ]
+    for task, pool in earlier:
+        if others := pools_in(task.resource_restrictions):
+            raise conflict(task.key, others | {pool})
+        if task.state in {"processing", "memory"}:
             _check_place(task, pool)
-        if not started or key in submission.claimed:
-            task.resource_restrictions = {
-                **(task.resource_restrictions or {}),
-                resource_of(pool): 0,
-            }
-        if task.run_spec is not None and not started:
-            task.run_spec = submission.graph[key]
-        if task.state == "queued":
-            queued.append(key)
-    return queued
+    for task, pool in earlier:
+        if task.run_spec is not None and task.state not in {"processing", "memory"}:
+            task.run_spec = submission.graph[task.key]
+        task.resource_restrictions = {**(task.resource_restrictions or {}), resource_of(pool): 0}
+    return [task.key for task, _ in earlier if task.state == "queued"]
 
 
 def _check_place(task: TaskState, pool: str) -> None:

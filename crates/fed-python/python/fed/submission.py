@@ -36,8 +36,6 @@ class Submission:
     common: dict[str, Any]
     pins: dict[Any, str] = field(default_factory=dict)
     """Pool by key, for every pinned task of the graph."""
-    claimed: set[Any] = field(default_factory=set)
-    """Keys that are pinned by their own marker or layer, not just by the whole submission."""
 
     def settle(self, known: Iterable[str] = ()) -> None:
         """Find every task's pool, and say it in the way that the scheduler obeys.
@@ -72,12 +70,10 @@ class Submission:
                 pools |= {annotated[key]}
             if isinstance(resources.get(key), dict):
                 pools |= pools_in(resources[key])
-            if pools:
-                self.claimed.add(key)
-            elif annotated.get(key, "") is not None:  # None: lifted by `pool(None)`
+            if not pools and annotated.get(key, "") is not None:  # None: lifted by `pool(None)`
                 pools = _pools_of_submission(self.common, key)
             if len(pools) > 1:
-                raise _conflict(key, pools)
+                raise conflict(key, pools)
             if pools:
                 (self.pins[key],) = pools
 
@@ -112,7 +108,8 @@ def _pools_of_submission(common: Mapping[str, Any], key: Any) -> frozenset[str]:
     return pools if name is None else pools | {name}
 
 
-def _conflict(key: Any, pools: frozenset[str]) -> PoolConflictError:
+def conflict(key: Any, pools: frozenset[str]) -> PoolConflictError:
+    """Return the error that refuses a task which several pools claim."""
     names = tuple(sorted(pools))
     listed = " and ".join(repr(name) for name in names)
     return PoolConflictError(

@@ -1,0 +1,86 @@
+"""Where tasks run: the same table of computations with fed's scheduler and with stock Dask.
+
+Every worker can read everything, so that the zeros of fed could be otherwise: with stock Dask
+they are.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import dask
+import numpy as np
+import pytest
+
+import fed
+from fed.counters import install_counters, read_counters
+from tests.python import reads_of_workers
+from tests.python.expressions import NORTH, SOUTH, TABLE, Plain, Run
+from tests.python.workloads import provoke_steals
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distributed import Client
+
+
+def annotated(pool: str) -> AbstractContextManager[None]:
+    """Pin as one did in 2022."""
+    block: AbstractContextManager[None] = dask.annotate(resources={f"pool-{pool}": 1})
+    return block
+
+
+LOST_BEFORE_SUBMISSION = {"array to_delayed", "bag", "dataframe"}
+"""Rows in which the client itself drops annotations, so that only a marker is left."""
+
+
+def check_row(name: str, run: Run) -> None:
+    before = fed.stats()
+    result = TABLE[name].compute(run)
+    np.testing.assert_allclose(result, TABLE[name].expected(Plain(run.data)), rtol=1e-5, atol=1e-5)
+    counts = reads_of_workers.take(run.client)
+    assert counts["reads"] > 0
+    assert counts["foreign"] == 0
+    after = fed.stats()
+    assert after["foreign_reads"] == before["foreign_reads"]
+    assert after["cross_pool_steals"] == before["cross_pool_steals"]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_fed_reads_each_source_in_its_own_pool(name: str, client: Client, data: Path) -> None:
+    check_row(name, Run(client, data, fed.pool))
+
+
+@pytest.mark.parametrize("name", sorted(TABLE.keys() - LOST_BEFORE_SUBMISSION))
+def test_fed_obeys_plain_annotations(name: str, client: Client, data: Path) -> None:
+    check_row(name, Run(client, data, annotated))
+
+
+@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.stock_fails])
+@pytest.mark.filterwarnings("ignore:Dask annotations:UserWarning")
+def test_stock_dask_reads_in_the_wrong_pool(name: str, stock_client: Client, data: Path) -> None:
+    TABLE[name].compute(Run(stock_client, data, annotated))
+    assert reads_of_workers.take(stock_client)["foreign"] > 0
+
+
+def test_a_blockwise_sum_of_two_pools_is_not_fused(client: Client, data: Path) -> None:
+    run = Run(client, data, fed.pool)
+    result = (run.blockwise(NORTH) + run.blockwise(SOUTH)).compute()
+    plain = Plain(data)
+    np.testing.assert_allclose(result, plain.array(NORTH) + plain.array(SOUTH))
+    assert reads_of_workers.take(client)["foreign"] == 0
+
+
+def test_fed_steals_within_pools_only(client: Client) -> None:
+    before = fed.stats()
+    provoke_steals(client)
+    after = fed.stats()
+    assert after["cross_pool_steals"] == before["cross_pool_steals"]
+    assert after["tasks_per_pool"][NORTH] > before["tasks_per_pool"].get(NORTH, 0)
+
+
+def test_stock_dask_steals_across_pools(stock_client: Client) -> None:
+    stock_client.run_on_scheduler(install_counters)
+    provoke_steals(stock_client)
+    assert stock_client.run_on_scheduler(read_counters)["cross_pool_steals"] > 0
