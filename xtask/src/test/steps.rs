@@ -58,6 +58,7 @@ pub(super) const ALL: &[Step] = &[
     pytest("python", Tier::Always, 15, |ground, log| {
         run_pytest(ground, log, "tests/python")
     }),
+    pytest("e2e", Tier::Slow, 30, end_to_end),
 ];
 
 /// The names that `--only` takes.
@@ -126,8 +127,11 @@ fn debian_packages(ground: &Ground, log: &mut Log) -> Result<()> {
 }
 
 fn rustfmt(ground: &Ground, log: &mut Log) -> Result<()> {
-    log.run(&mut cargo(ground, &["fmt", "--all", "--check"]))
-        .context("run `cargo fmt --all` and commit the result")
+    log.run(&mut cargo(
+        ground,
+        &["fmt", "--all", "--", "--check", "--color", "never"],
+    ))
+    .context("run `cargo fmt --all` and commit the result")
 }
 
 fn python_environment(ground: &Ground, log: &mut Log) -> Result<()> {
@@ -179,9 +183,9 @@ fn clippy(ground: &Ground, log: &mut Log) -> Result<()> {
         "--locked",
         "--workspace",
         "--all-targets",
+        "--keep-going",
         "--",
-        "-D",
-        "warnings",
+        "-Dwarnings",
     ];
     log.run(&mut cargo(ground, &arguments))
 }
@@ -197,6 +201,20 @@ fn rust_tests(ground: &Ground, log: &mut Log) -> Result<()> {
     }
     command.args(&ground.filter);
     log.run(&mut command)
+}
+
+/// The tests start the programs `fed` and `fed-lab` from `target/debug`.
+fn end_to_end(ground: &Ground, log: &mut Log) -> Result<()> {
+    let arguments = [
+        "build",
+        "--locked",
+        "--package",
+        "fed-cli",
+        "--package",
+        "fed-testkit",
+    ];
+    log.run(&mut cargo(ground, &arguments))?;
+    run_pytest(ground, log, "tests/e2e")
 }
 
 /// Slow Python tests bear `@pytest.mark.slow`.
