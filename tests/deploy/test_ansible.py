@@ -42,6 +42,7 @@ def host(tmp_path: Path) -> dict[str, Any]:
         "fed_agent_src": str(binary),
         "fed_agent_python": "/opt/fed/bin/python",
         "fed_agent_prologue": 'module load "python"\n',
+        "fed_agent_read_only": ["/opt/software"],
         "fed_agent_pools": [
             {"name": "ecmwf", "data": ["/data/ecmwf"], "workers": 4, "memory": "16 GiB"},
             {"name": "ecmwf-gpu"},
@@ -78,6 +79,7 @@ def test_role_installs_and_enrols(
         "state": str(tmp_path / "state"),
         "python": "/opt/fed/bin/python",
         "prologue": 'module load "python"\n',
+        "read_only": ["/opt/software"],
         "pool": [
             {"name": "ecmwf", "data": ["/data/ecmwf"], "workers": 4, "memory": "16 GiB"},
             {"name": "ecmwf-gpu", "data": []},
