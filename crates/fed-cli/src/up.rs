@@ -1,11 +1,13 @@
 //! `fed up`: brings a federation up, and keeps it.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use fed_core::{FederationName, Leases, SiteName, WorkerCount};
+use anyhow::{Context as _, anyhow};
+use fed_core::{Failure, FederationName, Leases, SiteName, WorkerCount};
 use fed_service::operator::{self, Progress, Status, UpError, UpRequest};
 use fed_service::python::Interpreter;
 use tokio::sync::mpsc;
@@ -79,7 +81,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<()> {
         return keep(global, arguments, Front::Lines);
     }
     if arguments.detach {
-        return detach(arguments.output);
+        return detach(global, &arguments);
     }
     console::log("warn");
     let front = Front::Checklist(Checklist::new(), arguments.output);
@@ -153,14 +155,16 @@ fn keep(global: &Global, arguments: Arguments, mut front: Front) -> anyhow::Resu
 }
 
 /// Starts this command again in the background, and shows its progress until it runs.
-fn detach(output: Output) -> anyhow::Result<()> {
+fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program's own path")?;
+    let log = paths::state(global)?.log_of(&arguments.name)?;
+    let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = std::process::Command::new(program)
         .args(std::env::args_os().skip(1))
         .arg("--supervised")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(stderr)
         .spawn()
         .context("cannot start the background process")?;
     let lines = BufReader::new(child.stdout.take().expect("standard output is piped"));
@@ -168,43 +172,40 @@ fn detach(output: Output) -> anyhow::Result<()> {
     let mut failure = None;
     for line in lines.lines() {
         let line = line.context("the background process cannot be read")?;
-        match serde_json::from_str::<Progress>(&line)
-            .context("the background process is another version")?
-        {
+        match serde_json::from_str(&line).context("the background process is another version")? {
             Progress::Running { status } => {
                 checklist.finish();
                 let hint = format!("`fed down {}` ends it", status.name);
-                return summary(&status, output, &hint);
+                return summary(&status, arguments.output, &hint);
             }
             told => {
                 if let Progress::Ending {
-                    failure: Some(message),
+                    failure: Some(reason),
                 } = &told
                 {
-                    failure = Some(message.clone());
+                    failure = Some(reason.clone());
                 }
                 checklist.show(&told);
             }
         }
     }
-    ended_early(child, failure)
+    child
+        .wait()
+        .context("cannot wait for the background process")?;
+    Err(ended_early(failure, &log))
 }
 
-fn ended_early(child: std::process::Child, failure: Option<String>) -> anyhow::Result<()> {
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
+/// Says why the background process ended before the federation ran.
+fn ended_early(failure: Option<Failure>, log: &Path) -> anyhow::Error {
+    let said = std::fs::read_to_string(log).unwrap_or_default();
     let error = said
         .lines()
         .rev()
         .find_map(|line| line.strip_prefix("error: "));
     match (failure, error) {
-        (Some(message), _) => Err(UpError::Failed(fed_core::Failure {
-            member: None,
-            message,
-        })
-        .into()),
-        (None, Some(message)) => bail!("{message}"),
-        (None, None) => bail!("the background process ended: {}", said.trim()),
+        (Some(failure), _) => UpError::Failed(failure).into(),
+        (None, Some(message)) => anyhow!("{message}"),
+        (None, None) => anyhow!("the background process ended; {} says more", log.display()),
     }
 }
 

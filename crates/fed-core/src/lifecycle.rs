@@ -2,7 +2,7 @@
 //!
 //! Steps of different members run side by side; a barrier stands only where the next step needs
 //! what all members answered: nothing starts before every site's versions are known, peers are
-//! exchanged once every node has made its key, and workers start once the mesh is whole.
+//! exchanged once every node has made its key (with the operator last), and workers start once the mesh is whole.
 
 use std::collections::BTreeMap;
 
@@ -274,20 +274,38 @@ impl Lifecycle {
         }
         if self.all(MemberState::Prepared) {
             self.phase = Phase::Connecting;
-            actions.extend(self.members.keys().map(|member| {
-                let others = self.peers.values().filter(|peer| peer.member != *member);
-                Action::Connect(*member, others.cloned().collect())
-            }));
+            let sites = self
+                .members
+                .keys()
+                .filter(|member| **member != MemberId::OPERATOR);
+            actions.extend(sites.map(|member| self.connect(*member)));
         }
         actions
     }
 
+    fn connect(&self, member: MemberId) -> Action {
+        let others = self.peers.values().filter(|peer| peer.member != member);
+        Action::Connect(member, others.cloned().collect())
+    }
+
+    /// The operator is connected last. Sites do not know where it is, so it has to begin the
+    /// handshakes, and a handshake with a node that does not know its peer yet is lost.
     fn connected(&mut self, member: MemberId) -> Vec<Action> {
-        if self.advance(member, MemberState::Prepared, MemberState::Connected) {
-            vec![Action::Probe(member)]
-        } else {
-            Vec::new()
+        if !self.advance(member, MemberState::Prepared, MemberState::Connected) {
+            return Vec::new();
         }
+        let mut actions = vec![Action::Probe(member)];
+        let waiting = |(_, state): &(&MemberId, &MemberState)| **state < MemberState::Connected;
+        let missing: Vec<&MemberId> = self
+            .members
+            .iter()
+            .filter(waiting)
+            .map(|(member, _)| member)
+            .collect();
+        if missing == [&MemberId::OPERATOR] {
+            actions.push(self.connect(MemberId::OPERATOR));
+        }
+        actions
     }
 
     fn start_workers(&mut self) -> Vec<Action> {

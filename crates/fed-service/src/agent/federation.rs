@@ -178,9 +178,11 @@ impl Task {
     async fn live(mut self, mut queue: mpsc::Receiver<Call>, adopt: bool) {
         let reason = match if adopt { self.adopt().await } else { Ok(()) } {
             Ok(()) => self.serve(&mut queue).await,
-            Err(refusal) => refusal.message,
+            Err(refusal) => Some(refusal.message),
         };
-        self.end(&reason).await;
+        if let Some(reason) = reason {
+            self.end(&reason).await;
+        }
         // Whoever called in the meantime learns that the federation has ended.
         queue.close();
         while let Ok(call) = queue.try_recv() {
@@ -190,8 +192,8 @@ impl Task {
         }
     }
 
-    /// Returns why the federation ends.
-    async fn serve(&mut self, queue: &mut mpsc::Receiver<Call>) -> String {
+    /// Returns why the federation must end; nothing if it has been ended.
+    async fn serve(&mut self, queue: &mut mpsc::Receiver<Call>) -> Option<String> {
         loop {
             let node_event = async {
                 match &mut self.running {
@@ -205,24 +207,24 @@ impl Task {
                         self.end("the operator ended it").await;
                         // An operator that did not wait has what it wanted all the same.
                         let _ = answer.send(Ok(()));
-                        return "the operator ended it".to_owned();
+                        return None;
                     }
                     Some(call) => {
                         if let Err(reason) = self.answer(call).await {
-                            return reason;
+                            return Some(reason);
                         }
                     }
-                    None => return "the agent ends".to_owned(),
+                    None => return Some("the agent ends".to_owned()),
                 },
                 event = node_event => match event {
                     Some(event) => self.tell(event),
-                    None => return "its node died".to_owned(),
+                    None => return Some("its node died".to_owned()),
                 },
                 () = tokio::time::sleep_until(self.deadline) => {
-                    return format!(
+                    return Some(format!(
                         "its operator has not renewed the lease for {} s",
                         self.record.lease.as_secs()
-                    );
+                    ));
                 }
             }
         }
@@ -387,7 +389,6 @@ impl Task {
         })?;
         Ok(WorkerKit {
             site: self.host.site.clone(),
-            member: self.record.member,
             address: self.record.id.router(self.record.member),
             interpreter: self.host.interpreter.clone(),
             folder: self.node.clone(),
@@ -464,7 +465,7 @@ impl Task {
         state::write_json(&self.folder.join("federation.json"), &self.record)
     }
 
-    /// Ends everything. Safe to repeat.
+    /// Ends everything.
     async fn end(&mut self, reason: &str) {
         if let Some(mut running) = self.running.take() {
             info!(reason, "federation ends");

@@ -12,7 +12,6 @@ use crate::python::{self, Interpreter};
 #[derive(Clone, Debug)]
 pub(super) struct WorkerKit {
     pub(super) site: SiteName,
-    pub(super) member: MemberId,
     pub(super) address: Ipv6Addr,
     pub(super) interpreter: Interpreter,
     pub(super) folder: NodeFolder,

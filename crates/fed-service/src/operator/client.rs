@@ -289,6 +289,7 @@ pub async fn clean_up(
         }
     }
     folder.remove()?;
+    folder.remove_log()?;
     Ok(untold)
 }
 

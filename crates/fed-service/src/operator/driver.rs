@@ -32,6 +32,8 @@ pub(super) enum Outcome {
     Gateway(GatewayInfo, Event),
     /// A member has left; if not in order, this is why.
     Left(MemberId, Option<String>),
+    /// A site says that its part has ended, and why.
+    SiteEnded(SiteName, String),
 }
 
 /// What every action may need. Cloned into tasks.
@@ -189,11 +191,14 @@ impl Driver {
         node.run(process).await.map_err(text)?;
         let address = scheduler::address(plan);
         tokio::select! {
-            listening = node.await_port(address) => listening.map_err(text)?,
+            listening = async {
+                node.await_port(address).await?;
+                node.await_port(scheduler::DASHBOARD).await
+            } => listening.map_err(text)?,
             died = scheduler_death(events) => return Err(self.scheduler_died(&died)),
         }
         let gateway = node
-            .open_gateway(self.folder.path(), address, scheduler::dashboard(plan))
+            .open_gateway(self.folder.path(), address, scheduler::DASHBOARD)
             .await
             .map_err(text)?;
         Ok(Outcome::Gateway(gateway, Event::SchedulerStarted))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fed_core::{FederationId, FederationName, Phase, VersionTable};
+use fed_core::{Failure, FederationId, FederationName, Phase, VersionTable};
 use serde::{Deserialize, Serialize};
 
 use crate::node::{GatewayInfo, PeerReport};
@@ -73,7 +73,7 @@ pub enum Progress {
     /// Everything is being ended.
     Ending {
         /// Why, if it is not because the operator asked.
-        failure: Option<String>,
+        failure: Option<Failure>,
     },
     /// Nothing is left.
     Ended,

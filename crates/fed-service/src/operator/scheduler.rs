@@ -1,7 +1,7 @@
 //! The scheduler in the operator's node: how it is started, and which workers it knows.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use fed_core::{MemberId, Plan, SCHEDULER_PORT};
@@ -16,8 +16,6 @@ use super::report::WorkerReport;
 use crate::node::{GatewayInfo, NodeFolder, ProcessRequest};
 use crate::python::{self, Interpreter};
 
-/// Port of the dashboard inside the mesh.
-const DASHBOARD_PORT: u16 = 8787;
 /// How long the scheduler may take to list its workers: with many tasks its loop is slow.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -26,10 +24,9 @@ pub(super) fn address(plan: &Plan) -> SocketAddr {
     SocketAddr::new(plan.id.router(MemberId::OPERATOR).into(), SCHEDULER_PORT)
 }
 
-/// Where the dashboard listens inside the mesh.
-pub(super) fn dashboard(plan: &Plan) -> SocketAddr {
-    SocketAddr::new(plan.id.router(MemberId::OPERATOR).into(), DASHBOARD_PORT)
-}
+/// Where the dashboard listens: on the loopback of the operator's sandbox, which only the gateway
+/// reaches. Sites have no business there.
+pub(super) const DASHBOARD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8787);
 
 /// Describes the scheduler's process.
 pub(super) fn process(
@@ -45,7 +42,7 @@ pub(super) fn process(
         "--port",
         &SCHEDULER_PORT.to_string(),
         "--dashboard-address",
-        &format!(":{DASHBOARD_PORT}"),
+        &DASHBOARD.to_string(),
         "--preload",
         "fed.scheduler",
     ]

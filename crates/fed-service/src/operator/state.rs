@@ -115,6 +115,15 @@ impl OperatorState {
         FederationFolder(self.0.join("federations").join(name.as_str()))
     }
 
+    /// The log of a detached `fed up`, whose folder is made.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn log_of(&self, name: &FederationName) -> Result<PathBuf, StateError> {
+        state::private_folder(&self.0.join("federations"))?;
+        Ok(self.federation(name).log())
+    }
+
     /// Names of the federations that have a folder, sorted.
     ///
     /// # Errors
@@ -154,9 +163,9 @@ impl FederationFolder {
         self.0.join("operator.sock")
     }
 
-    /// The log of a detached `fed up`.
-    pub fn log(&self) -> PathBuf {
-        self.0.join("operator.log")
+    /// The log of a detached `fed up`, removed when all went well: beside the folder, so that it outlives a failure.
+    fn log(&self) -> PathBuf {
+        self.0.with_extension("log")
     }
 
     /// What clients read.
@@ -203,6 +212,11 @@ impl FederationFolder {
     /// Removes the folder.
     pub(super) fn remove(&self) -> Result<(), StateError> {
         state::remove(&self.0)
+    }
+
+    /// Removes the log.
+    pub(super) fn remove_log(&self) -> Result<(), StateError> {
+        state::remove(&self.log())
     }
 }
 

@@ -139,8 +139,10 @@ pub async fn up(
     let ended = Operator::new(plan_request, driver, progress)
         .live(results)
         .await;
-    state.federation(&request.name).remove()?;
-    ended
+    let folder = state.federation(&request.name);
+    folder.remove()?;
+    ended?;
+    Ok(folder.remove_log()?)
 }
 
 struct Signals {
@@ -273,6 +275,13 @@ impl Operator {
                 }
                 Event::Left(member)
             }
+            Outcome::SiteEnded(site, reason) => {
+                if self.lifecycle.phase() < Phase::Ending {
+                    let message = format!("{site}: its part has ended: {reason}");
+                    self.tell(Progress::Warning { message });
+                }
+                return;
+            }
         };
         if let Some(action) = answered(&event) {
             self.step(&action, StepState::Done);
@@ -316,6 +325,13 @@ impl Operator {
         if phase != before {
             self.entered(phase);
         }
+        if before < Phase::Ending && phase >= Phase::Ending {
+            let failure = match self.lifecycle.reason() {
+                Some(Reason::Failed(failure)) => Some(failure.clone()),
+                Some(Reason::Asked) | None => None,
+            };
+            self.tell(Progress::Ending { failure });
+        }
         self.begin(actions);
     }
 
@@ -330,18 +346,13 @@ impl Operator {
                     });
                 });
             }
-            Phase::Ending | Phase::Ended => {
-                let failure = match self.lifecycle.reason() {
-                    Some(Reason::Failed(failure)) => Some(failure.to_string()),
-                    Some(Reason::Asked) | None => None,
-                };
-                self.tell(Progress::Ending { failure });
-            }
             Phase::Describing
             | Phase::Preparing
             | Phase::Connecting
             | Phase::Starting
-            | Phase::Publishing => {}
+            | Phase::Publishing
+            | Phase::Ending
+            | Phase::Ended => {}
         }
     }
 
@@ -383,9 +394,8 @@ impl Operator {
             return;
         };
         if let Some(client) = self.driver.sites.get(&site).cloned() {
-            let (teller, id) = (self.clone_for_progress(), self.request.id);
-            let outcomes = self.driver.outcomes.clone();
-            tokio::spawn(async move { teller.watch(client, id, outcomes).await });
+            let (id, outcomes) = (self.request.id, self.driver.outcomes.clone());
+            tokio::spawn(watch(client, id, outcomes));
         }
     }
 
@@ -542,36 +552,37 @@ impl Teller {
         let _ = self.watchers.send(progress.clone());
         let _ = self.front_end.send(progress);
     }
+}
 
-    async fn watch(self, client: SiteClient, id: FederationId, outcomes: mpsc::Sender<Outcome>) {
-        use fed_rpc::v1::event::What;
-        let Ok(mut events) = client.watch(id).await else {
-            return;
-        };
-        while let Ok(Some(event)) = events.message().await {
-            match event.what {
-                Some(What::WorkerExited(exit)) => {
-                    let message = format!(
-                        "worker {} ended by itself ({}): {}",
-                        exit.worker,
-                        exit.status,
-                        exit.last_lines.join("; ")
-                    );
-                    let failure = Failure {
-                        member: Some(client.name.to_string()),
-                        message,
-                    };
-                    // Fails only when the operator has ended.
-                    let _ = outcomes
-                        .send(Outcome::Event(Event::WorkerLost(failure)))
-                        .await;
-                }
-                Some(What::FederationEnded(ended)) => {
-                    let message = format!("{}: its part has ended: {}", client.name, ended.reason);
-                    self.tell(Progress::Warning { message });
-                }
-                None => {}
+/// Passes on what a site tells of its part, until it has ended.
+async fn watch(client: SiteClient, id: FederationId, outcomes: mpsc::Sender<Outcome>) {
+    use fed_rpc::v1::event::What;
+    let Ok(mut events) = client.watch(id).await else {
+        return;
+    };
+    while let Ok(Some(event)) = events.message().await {
+        match event.what {
+            Some(What::WorkerExited(exit)) => {
+                let message = format!(
+                    "worker {} ended by itself ({}): {}",
+                    exit.worker,
+                    exit.status,
+                    exit.last_lines.join("; ")
+                );
+                let failure = Failure {
+                    member: Some(client.name.to_string()),
+                    message,
+                };
+                // Fails only when the operator has ended.
+                let _ = outcomes
+                    .send(Outcome::Event(Event::WorkerLost(failure)))
+                    .await;
             }
+            Some(What::FederationEnded(ended)) => {
+                let site = client.name.clone();
+                let _ = outcomes.send(Outcome::SiteEnded(site, ended.reason)).await;
+            }
+            None => {}
         }
     }
 }
