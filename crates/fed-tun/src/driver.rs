@@ -114,7 +114,7 @@ impl Driver {
             self.path.deliver(&packet);
         }
         while let Some(event) = self.router.poll_event() {
-            tracing::info!(?event, "mesh");
+            log(&event);
             // Nobody needs to listen.
             drop(self.events.send(event));
         }
@@ -137,6 +137,23 @@ impl Driver {
             peers: self.router.peers(now),
             drops: self.router.drops(),
             losses: self.path.losses,
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::HandshakeCompleted { peer, endpoint } => {
+            tracing::info!(%peer, %endpoint, "handshake completed");
+        }
+        Event::EndpointChanged { peer, from, to } => {
+            tracing::info!(%peer, ?from, %to, "peer moved");
+        }
+        Event::PeerSilent { peer, silence } => {
+            tracing::info!(%peer, seconds = silence.as_secs(), "peer is silent");
+        }
+        Event::PeerReturned { peer, silence } => {
+            tracing::info!(%peer, seconds = silence.as_secs(), "peer is heard again");
         }
     }
 }

@@ -52,8 +52,8 @@ pub enum SetPeersFailed {
     #[error(transparent)]
     Closed(#[from] Closed),
     /// The router refused the set, and keeps the one it had.
-    #[error("the peers of this node were refused")]
-    Refused(#[source] SetPeersError),
+    #[error("the peers of this node stay as they are: {0}")]
+    Refused(SetPeersError),
 }
 
 /// The TUN device failed under the driver.

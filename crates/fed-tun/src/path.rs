@@ -55,8 +55,11 @@ impl Path {
         fcntl(&tun, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         udp.set_nonblocking(true)?;
         for granted in [
-            setsockopt(&udp, sockopt::RcvBuf, &SOCKET_BUFFER),
-            setsockopt(&udp, sockopt::SndBuf, &SOCKET_BUFFER),
+            // A process that may, exceeds the limit of the host; for others it is cut to that.
+            setsockopt(&udp, sockopt::RcvBufForce, &SOCKET_BUFFER)
+                .or_else(|_| setsockopt(&udp, sockopt::RcvBuf, &SOCKET_BUFFER)),
+            setsockopt(&udp, sockopt::SndBufForce, &SOCKET_BUFFER)
+                .or_else(|_| setsockopt(&udp, sockopt::SndBuf, &SOCKET_BUFFER)),
         ] {
             if let Err(error) = granted {
                 tracing::debug!(%error, "the UDP socket keeps its default buffers");
