@@ -306,3 +306,28 @@ fn reason(error: &WireGuardError, is_data: bool) -> DropReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_beyond_the_limit_never_reach_the_replay_window() {
+        let now = Instant::now();
+        let noise = Noise::new(PrivateKey::generate());
+        let mut session = noise.session(PrivateKey::generate().public_key(), 0, now);
+        let mut open = |counter: u64| {
+            let mut datagram = vec![0; OVERHEAD];
+            datagram[0] = DATA;
+            datagram[8..16].copy_from_slice(&counter.to_le_bytes());
+            session.open(&datagram, now)
+        };
+        assert_eq!(open(COUNTER_MAX), Err(DropReason::Undecryptable));
+        assert_eq!(open(COUNTER_MAX + 1), Err(DropReason::MalformedOuter));
+        assert_eq!(
+            session.open(&[DATA; 15], now),
+            Err(DropReason::MalformedOuter)
+        );
+        assert_eq!(session.open(&[], now), Err(DropReason::MalformedOuter));
+    }
+}

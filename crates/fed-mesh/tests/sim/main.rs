@@ -98,6 +98,30 @@ fn partition_heals(seed: u64, length: Duration) {
 }
 
 #[test]
+fn a_mesh_without_traffic_heals_at_the_next_retry() {
+    // A round of attempts lasts 90 s: heal in every part of it.
+    for healed in (400..520).step_by(5).map(seconds) {
+        let partition = Partition {
+            during: seconds(60)..healed,
+            split: 2,
+        };
+        let mut world = World::new(Weather::CALM, Some(partition), 0).silent();
+        let returned = |world: &World| {
+            let events = world.events(|event| matches!(event, Event::PeerReturned { .. }));
+            events.len()
+        };
+        world.run_until(healed);
+        assert_eq!(returned(&world), 0);
+        world.run_until(healed + seconds(5) + FLIGHT);
+        assert_eq!(
+            returned(&world),
+            2 * 2 * (NODES - 2),
+            "healed at {healed:?}"
+        );
+    }
+}
+
+#[test]
 fn a_router_that_crashed_is_taken_back() {
     for seed in SEEDS {
         let mut world = World::new(Weather::FOUL, None, seed);
