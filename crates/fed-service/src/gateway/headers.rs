@@ -52,7 +52,7 @@ pub(super) fn cookies<'a>(
     headers
         .get_all(COOKIE)
         .iter()
-        .flat_map(|value| pairs(value))
+        .flat_map(pairs)
         .filter_map(move |pair| of_name(pair, name))
 }
 

@@ -168,7 +168,7 @@ impl NodeClient {
         let mut connection = Connection::open(&self.socket).await?;
         match connection.call(&request).await? {
             Reply::Failed(message) => Err(NodeError::Refused(message)),
-            reply => Ok(reply),
+            reply @ (Reply::Done | Reply::Report(_) | Reply::Gateway(_)) => Ok(reply),
         }
     }
 

@@ -64,7 +64,7 @@ pub fn run(folder: &NodeFolder, ready: impl FnOnce(&Ready)) -> Result<(), RunErr
     let ended = runtime.block_on(async {
         let mesh =
             Mesh::start(spec.federation, &spec.members, tun, udp).map_err(RunError::System)?;
-        let node = Node::start(spec, folder.clone(), mesh, inner).await?;
+        let node = Node::start(spec, folder.clone(), mesh, inner)?;
         ready(node.mesh.ready());
         node.live(parent).await
     });
@@ -91,7 +91,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start(
+    fn start(
         spec: NodeSpec,
         folder: NodeFolder,
         mesh: Mesh,
@@ -326,7 +326,13 @@ async fn converse(
             }
         }
         Request::AwaitPort(address) => writer.send(&await_port(&sandbox, address).await).await?,
-        other => {
+        other @ (Request::Report
+        | Request::Connect(_)
+        | Request::Run(_)
+        | Request::Terminate(_)
+        | Request::OpenGateway { .. }
+        | Request::Renew
+        | Request::Stop) => {
             let (reply, answer) = oneshot::channel();
             let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
             asking.send((other, reply)).await.map_err(|_| gone())?;

@@ -7,10 +7,12 @@
 mod client;
 mod driver;
 mod enrolment;
+mod owner;
 mod publish;
 mod report;
 mod scheduler;
 mod site;
+mod standing;
 mod state;
 mod up;
 

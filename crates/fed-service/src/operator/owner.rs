@@ -1,0 +1,422 @@
+//! The owner of one federation: takes outcomes, questions and signals, and moves the life cycle.
+
+use std::sync::Arc;
+
+use fed_core::{
+    Action, Agreement, Event, Failure, FederationId, Leases, Lifecycle, MemberId, MemberState,
+    Phase, Reason, Request,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tracing::{info, warn};
+
+use super::client::{self, Question};
+use super::driver::{Driver, Outcome, describe, scheduler_death};
+use super::report::{Progress, Status, StepState};
+use super::site::SiteClient;
+use super::standing;
+use super::up::UpError;
+use crate::node::{NodeClient, Supervision};
+
+/// Questions that may wait for the owner.
+const QUEUE: usize = 64;
+/// Progress that a slow front end may lag behind.
+const PROGRESS: usize = 1024;
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+pub(super) struct Operator {
+    request: Request,
+    lifecycle: Lifecycle,
+    driver: Driver,
+    front_end: mpsc::UnboundedSender<Progress>,
+    watchers: broadcast::Sender<Progress>,
+    node: Option<Box<Supervision>>,
+    began: Instant,
+    up_seconds: Option<f64>,
+}
+
+impl Operator {
+    pub(super) fn new(
+        request: Request,
+        driver: Driver,
+        front_end: mpsc::UnboundedSender<Progress>,
+    ) -> Self {
+        let (lifecycle, actions) = Lifecycle::begin(request.clone());
+        let (watchers, _) = broadcast::channel(PROGRESS);
+        let this = Self {
+            request,
+            lifecycle,
+            driver,
+            front_end,
+            watchers,
+            node: None,
+            began: Instant::now(),
+            up_seconds: None,
+        };
+        this.begin(actions);
+        this
+    }
+
+    pub(super) async fn live(
+        mut self,
+        mut results: mpsc::Receiver<Outcome>,
+    ) -> Result<(), UpError> {
+        let mut signals = Signals::new()?;
+        let listener = crate::control::bind(&self.driver.folder.socket())?;
+        let (asking, mut questions) = mpsc::channel(QUEUE);
+        let server = tokio::spawn(client::listen(listener, asking, self.watchers.clone()));
+        let mut renewal = self.renewal();
+        while self.lifecycle.phase() != Phase::Ended {
+            tokio::select! {
+                Some(outcome) = results.recv() => self.take(outcome),
+                Some(question) = questions.recv() => self.answer(question),
+                () = signals.any() => self.handle(Event::End),
+                _ = renewal.tick() => self.renew(),
+            }
+        }
+        if let Some(node) = &mut self.node {
+            node.ended(Leases::GRACE).await;
+        }
+        self.tell(Progress::Ended);
+        server.abort();
+        match self.lifecycle.reason() {
+            Some(Reason::Failed(failure)) => Err(UpError::Failed(failure.clone())),
+            Some(Reason::Asked) | None => Ok(()),
+        }
+    }
+
+    fn renewal(&self) -> Interval {
+        let period = self.request.leases.renewal();
+        let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        interval
+    }
+
+    /// Shows progress to the front end and to watchers, neither of which need be there.
+    fn tell(&self, progress: Progress) {
+        let _ = self.watchers.send(progress.clone());
+        let _ = self.front_end.send(progress);
+    }
+
+    fn begin(&self, actions: Vec<Action>) {
+        for action in actions {
+            self.step(&action, StepState::Begun);
+            self.driver.start(action);
+        }
+    }
+
+    fn step(&self, action: &Action, state: StepState) {
+        if let Some((member, step)) = describe(action, self.lifecycle.plan()) {
+            self.tell(Progress::Step {
+                member,
+                step,
+                state,
+            });
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) {
+        let event = match outcome {
+            Outcome::Event(event) => event,
+            Outcome::Site(client, event) => {
+                self.driver.sites.insert(client.name.clone(), client);
+                event
+            }
+            Outcome::Node(supervision, event) => {
+                self.node = Some(supervision);
+                event
+            }
+            Outcome::Gateway(gateway, event) => {
+                self.driver.gateway = Some(gateway);
+                self.watch_scheduler();
+                event
+            }
+            Outcome::Left(member, problem) => {
+                if let Some(message) = problem {
+                    self.tell(Progress::Warning { message });
+                }
+                Event::Left(member)
+            }
+            Outcome::SiteEnded(site, reason) => {
+                if self.lifecycle.phase() < Phase::Ending {
+                    let message = format!("{site}: its part has ended: {reason}");
+                    self.tell(Progress::Warning { message });
+                }
+                return;
+            }
+        };
+        if let Some(action) = answered(&event) {
+            self.step(&action, StepState::Done);
+        }
+        if let Event::WorkersStarted(member, _) = &event {
+            self.watch_site(*member);
+        }
+        self.handle(event);
+    }
+
+    fn handle(&mut self, event: Event) {
+        let before = self.lifecycle.phase();
+        if let Event::Failed(failure) = &event
+            && before >= Phase::Ending
+        {
+            warn!(%failure, "while ending");
+        }
+        if let Event::WorkerLost(failure) = &event
+            && before == Phase::Running
+        {
+            self.tell(Progress::Warning {
+                message: failure.to_string(),
+            });
+        }
+        let registered = matches!(event, Event::WorkersRegistered);
+        let actions = self.lifecycle.handle(event);
+        if self.driver.plan.is_none()
+            && let Some(plan) = self.lifecycle.plan()
+        {
+            self.driver.plan = Some(Arc::new(plan.clone()));
+            if plan.versions.agreement() != Agreement::Same {
+                self.tell(Progress::Versions {
+                    table: plan.versions.clone(),
+                });
+            }
+        }
+        if registered {
+            self.up_seconds = Some(self.began.elapsed().as_secs_f64());
+        }
+        let phase = self.lifecycle.phase();
+        if phase != before {
+            self.entered(phase);
+        }
+        if before < Phase::Ending && phase >= Phase::Ending {
+            let failure = match self.lifecycle.reason() {
+                Some(Reason::Failed(failure)) => Some(failure.clone()),
+                Some(Reason::Asked) | None => None,
+            };
+            self.tell(Progress::Ending { failure });
+        }
+        self.begin(actions);
+    }
+
+    fn entered(&self, phase: Phase) {
+        info!(?phase, "federation");
+        match phase {
+            Phase::Running => {
+                let (status, progress) = (self.status(), self.clone_for_progress());
+                tokio::spawn(async move {
+                    progress.tell(Progress::Running {
+                        status: Box::new(status.await),
+                    });
+                });
+            }
+            Phase::Describing
+            | Phase::Preparing
+            | Phase::Connecting
+            | Phase::Starting
+            | Phase::Publishing
+            | Phase::Ending
+            | Phase::Ended => {}
+        }
+    }
+
+    fn clone_for_progress(&self) -> Teller {
+        Teller {
+            watchers: self.watchers.clone(),
+            front_end: self.front_end.clone(),
+        }
+    }
+
+    /// The scheduler's death ends the federation: nothing works without it.
+    fn watch_scheduler(&self) {
+        let driver = self.driver.clone();
+        tokio::spawn(async move {
+            let Ok(events) = NodeClient::new(&driver.folder.node()).watch().await else {
+                return;
+            };
+            let status = scheduler_death(events).await;
+            let failure = Failure {
+                member: Some("operator".to_owned()),
+                message: driver.scheduler_died(&status),
+            };
+            // Fails only when the operator has ended.
+            let _ = driver
+                .outcomes
+                .send(Outcome::Event(Event::Failed(failure)))
+                .await;
+        });
+    }
+
+    /// A worker that dies on the way up ends the federation; later, it is a warning.
+    fn watch_site(&self, member: MemberId) {
+        let Some(site) = self.lifecycle.plan().and_then(|plan| {
+            plan.sites
+                .iter()
+                .find(|site| site.member == member)
+                .map(|site| site.site.clone())
+        }) else {
+            return;
+        };
+        if let Some(client) = self.driver.sites.get(&site).cloned() {
+            let (id, outcomes) = (self.request.id, self.driver.outcomes.clone());
+            tokio::spawn(watch(client, id, outcomes));
+        }
+    }
+
+    /// Extends the lease at every site that has one.
+    fn renew(&self) {
+        if self.lifecycle.phase() >= Phase::Ending {
+            return;
+        }
+        let Some(plan) = self.lifecycle.plan() else {
+            return;
+        };
+        for site in &plan.sites {
+            let prepared = MemberState::Prepared;
+            if self
+                .lifecycle
+                .members()
+                .get(&site.member)
+                .is_none_or(|state| *state < prepared)
+            {
+                continue;
+            }
+            let Some(client) = self.driver.sites.get(&site.site).cloned() else {
+                continue;
+            };
+            let (teller, id) = (self.clone_for_progress(), self.request.id);
+            let lease = self.request.leases.federation().as_secs();
+            tokio::spawn(async move {
+                if let Err(error) = client.renew(id).await {
+                    let message = format!(
+                        "{}: its lease could not be renewed ({error}); it ends the federation {lease} \
+                         s after the last renewal",
+                        client.name
+                    );
+                    teller.tell(Progress::Warning { message });
+                }
+            });
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Status(answer) => {
+                let status = self.status();
+                tokio::spawn(async move {
+                    // The asker may have left.
+                    let _ = answer.send(status.await);
+                });
+            }
+            Question::Logs(tail, answer) => {
+                let logs = client::gather_logs(self.driver.clone(), self.request.id, tail);
+                tokio::spawn(async move {
+                    let _ = answer.send(logs.await);
+                });
+            }
+            Question::Down => self.handle(Event::End),
+        }
+    }
+
+    /// How the federation stands, asking every member.
+    fn status(&self) -> impl Future<Output = Status> + Send + 'static {
+        let status = Status {
+            name: self.request.name.clone(),
+            federation: self.request.id,
+            phase: self.lifecycle.phase(),
+            up_seconds: self.up_seconds,
+            lease_seconds: self.request.leases.federation().as_secs(),
+            gateway: self.driver.gateway.clone(),
+            members: Vec::new(),
+        };
+        standing::ask(self.driver.clone(), status)
+    }
+}
+
+/// The action that an event answers.
+fn answered(event: &Event) -> Option<Action> {
+    Some(match event {
+        Event::Described(site, _) => Action::Describe(site.clone()),
+        Event::Prepared(member, _) => Action::Prepare(*member),
+        Event::SchedulerStarted => Action::StartScheduler,
+        Event::Connected(member) => Action::Connect(*member, Vec::new()),
+        Event::Reached(member) => Action::Probe(*member),
+        Event::WorkersStarted(member, _) => Action::StartWorkers(*member),
+        Event::WorkersRegistered => Action::AwaitWorkers(Vec::new()),
+        Event::Published => Action::Publish,
+        Event::Left(member) => Action::Leave(*member),
+        Event::Failed(_) | Event::WorkerLost(_) | Event::End => return None,
+        // Fed-core may add events; an unknown one answers nothing here.
+        _ => return None,
+    })
+}
+
+/// Shows progress from other tasks.
+#[derive(Clone)]
+struct Teller {
+    watchers: broadcast::Sender<Progress>,
+    front_end: mpsc::UnboundedSender<Progress>,
+}
+
+impl Teller {
+    fn tell(&self, progress: Progress) {
+        // Neither need be there.
+        let _ = self.watchers.send(progress.clone());
+        let _ = self.front_end.send(progress);
+    }
+}
+
+/// Passes on what a site tells of its part, until it has ended.
+async fn watch(client: SiteClient, id: FederationId, outcomes: mpsc::Sender<Outcome>) {
+    use fed_rpc::v1::event::What;
+    let Ok(mut events) = client.watch(id).await else {
+        return;
+    };
+    while let Ok(Some(event)) = events.message().await {
+        match event.what {
+            Some(What::WorkerExited(exit)) => {
+                let message = format!(
+                    "worker {} ended by itself ({}): {}",
+                    exit.worker,
+                    exit.status,
+                    exit.last_lines.join("; ")
+                );
+                let failure = Failure {
+                    member: Some(client.name.to_string()),
+                    message,
+                };
+                // Fails only when the operator has ended.
+                let _ = outcomes
+                    .send(Outcome::Event(Event::WorkerLost(failure)))
+                    .await;
+            }
+            Some(What::FederationEnded(ended)) => {
+                let site = client.name.clone();
+                let _ = outcomes.send(Outcome::SiteEnded(site, ended.reason)).await;
+            }
+            None => {}
+        }
+    }
+}

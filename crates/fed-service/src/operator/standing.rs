@@ -1,0 +1,63 @@
+//! How a federation stands: asked of the scheduler and of every member at once.
+
+use std::collections::BTreeMap;
+
+use fed_core::Member;
+
+use super::driver::Driver;
+use super::report::{MemberReport, Status, WorkerReport};
+use super::scheduler;
+
+type Workers = Result<BTreeMap<String, Vec<WorkerReport>>, String>;
+
+/// Completes a status with what the members answer now.
+pub(super) async fn ask(driver: Driver, status: Status) -> Status {
+    let members = driver
+        .plan
+        .as_ref()
+        .map(|plan| plan.members())
+        .unwrap_or_default();
+    let workers = match &driver.gateway {
+        Some(gateway) => scheduler::workers(gateway)
+            .await
+            .map_err(|error| error.to_string()),
+        None => Ok(BTreeMap::new()),
+    };
+    let asked = members
+        .into_iter()
+        .map(|member| report(&driver, member, &workers));
+    Status {
+        members: futures::future::join_all(asked).await,
+        ..status
+    }
+}
+
+async fn report(driver: &Driver, member: Member, workers: &Workers) -> MemberReport {
+    let own: Vec<String> = driver
+        .plan
+        .iter()
+        .flat_map(|plan| plan.pools())
+        .filter(|(site, _)| site.member == member.id)
+        .map(|(_, pool)| pool.offer.name.to_string())
+        .collect();
+    let (peers, problem) = match driver.peers(member.id).await {
+        Ok(peers) => (peers, workers.as_ref().err().cloned()),
+        Err(problem) => (Vec::new(), Some(problem)),
+    };
+    let known = |pool: &String| {
+        workers
+            .as_ref()
+            .ok()
+            .and_then(|pools| pools.get(pool))
+            .cloned()
+    };
+    MemberReport {
+        name: member.name,
+        pools: own
+            .into_iter()
+            .map(|pool| (pool.clone(), known(&pool).unwrap_or_default()))
+            .collect(),
+        peers,
+        problem,
+    }
+}
