@@ -34,7 +34,7 @@ class Cluster:
     data: Path
     with_fed: bool
     address: str = ""
-    processes: list[subprocess.Popen] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def environment(self, **extra: str) -> dict[str, str]:
         """Return the environment of a process of the cluster."""
@@ -56,8 +56,8 @@ class Cluster:
         preload = ["--preload", "fed.scheduler"] if self.with_fed else []
         self.spawn(
             "scheduler",
-            ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0",
-             "--scheduler-file", str(file), *preload],
+            ["scheduler", "--host", "127.0.0.1", "--port", "0",
+             "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file), *preload],
             FED_POOLS=json.dumps([{"name": pool, "site": f"site-{pool}"} for pool in POOLS]),
         )  # fmt: skip
         self.address = self._address(file)
@@ -77,14 +77,17 @@ class Cluster:
             time.sleep(0.02)
         raise AssertionError("the scheduler did not start: " + self.log("scheduler"))
 
-    def start_worker(self, pool: str, name: str) -> subprocess.Popen:
+    def start_worker(
+        self, pool: str, name: str, *, resources: bool = True
+    ) -> subprocess.Popen[bytes]:
         """Start a worker process of a pool; it registers by itself."""
+        offered = ["--resources", f"pool-{pool}=1"] if resources else []
         preloads = ["--preload", "fed.worker"] if self.with_fed else []
         fed = {"FED_POOL": pool} if self.with_fed else {}
         return self.spawn(
             name,
             ["worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny",
-             "--no-dashboard", "--name", name, "--resources", f"pool-{pool}=1",
+             "--no-dashboard", "--name", name, *offered,
              "--local-directory", str(self.folder / name), "--memory-limit", "0",
              *preloads, "--preload", "tests.python.reads"],
             FED_TEST_DATA=str(self.data),
@@ -92,7 +95,7 @@ class Cluster:
             **fed,
         )  # fmt: skip
 
-    def spawn(self, name: str, arguments: list[str], **extra: str) -> subprocess.Popen:
+    def spawn(self, name: str, arguments: list[str], **extra: str) -> subprocess.Popen[bytes]:
         """Start ``dask ARGUMENTS`` as a child, its output in a log."""
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -90,11 +91,11 @@ def test_the_block_ends_after_an_exception() -> None:
 
 def test_a_file_that_the_client_cannot_see_gets_a_hint() -> None:
     with pytest.raises(FileNotFoundError) as caught, fed.pool("north"):
-        open("/nowhere/x.nc")
+        Path("/nowhere/x.nc").read_bytes()
     (note,) = caught.value.__notes__
     assert "fed.load(opener, path, pool='north')" in note
     with pytest.raises(FileNotFoundError) as plain, fed.pool(None):
-        open("/nowhere/x.nc")
+        Path("/nowhere/x.nc").read_bytes()
     assert not hasattr(plain.value, "__notes__")
 
 
@@ -133,11 +134,11 @@ def test_coroutines_have_pools_of_their_own() -> None:
             assert fed.current_pool() == pool
             return pools_of(da.ones(4, chunks=2))
 
-    async def both() -> list[set[str]]:
+    async def both() -> tuple[set[str], set[str]]:
         first, second = asyncio.Event(), asyncio.Event()
         return await asyncio.gather(build("north", first, second), build("south", second, first))
 
-    assert asyncio.run(both()) == [{"north"}, {"south"}]
+    assert tuple(asyncio.run(both())) == ({"north"}, {"south"})
 
 
 def test_a_dataframes_source_is_pinned_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import dask
 import dask.array as da
 import dask.bag as db
@@ -19,9 +17,13 @@ import xarray as xr
 from dask._task_spec import GraphNode, convert_legacy_graph
 from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph
+from distributed.protocol.pickle import dumps
 
 import fed
 from fed.pins import POOL_VARIABLE, find_pools
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _data(tmp_path: Path) -> xr.Dataset:
@@ -44,7 +46,7 @@ BUILDERS: dict[str, Any] = {
     "dataframe": lambda _path: dd.from_pandas(pd.DataFrame({"a": range(10)}), npartitions=3),
     "dataframe used": lambda _path: dd.from_map(_frame, [1, 2, 3])["a"] + 1,
     "series sum": lambda _path: dd.from_map(_frame, [1, 2, 3])["a"].sum(),
-    "dataset": lambda path: _data(path),
+    "dataset": _data,
     "data array": lambda path: _data(path).t.mean("x"),
     "low-level graph": lambda _path: dask.delayed({"a": [1, 2]}),
     "several": lambda path: [_data(path), {"b": da.ones(4, chunks=2)}],
@@ -99,7 +101,7 @@ def test_every_task_is_marked_and_computes_the_same(
     with pytest.raises(fed.WrongPoolError):
         dask.compute(pinned, scheduler="sync")
     monkeypatch.setenv(POOL_VARIABLE, "north")
-    travelled = pickle.loads(cloudpickle.dumps(pinned))
+    travelled = pickle.loads(dumps(pinned))
     assert same(
         dask.compute(travelled, scheduler="sync")[0], dask.compute(obj, scheduler="sync")[0]
     )
@@ -135,7 +137,7 @@ def test_a_symbolic_layer_stays_symbolic() -> None:
     assert isinstance(pinned.dask, HighLevelGraph)
     assert all(isinstance(layer, Blockwise) for layer in pinned.dask.layers.values())
     assert not any(layer.is_materialized() for layer in pinned.dask.layers.values())
-    assert len(cloudpickle.dumps(pinned)) < 10_000
+    assert len(dumps(pinned)) < 10_000
 
 
 def test_results_in_memory_are_left_alone(client: Any) -> None:
@@ -148,7 +150,7 @@ def test_results_in_memory_are_left_alone(client: Any) -> None:
 
 
 def test_what_is_not_lazy_is_returned_as_it_is() -> None:
-    values = {"a": 1, "b": [np.arange(3)]}
+    values: dict[str, Any] = {"a": 1, "b": [np.arange(3)]}
     assert fed.pin_collection(values, "north")["b"][0] is values["b"][0]
 
 

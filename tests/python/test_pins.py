@@ -8,11 +8,11 @@ import operator
 import pickle
 from typing import Any
 
-import cloudpickle
 import dask
 import pytest
 from dask._task_spec import Alias, DataNode, Dict, List, Task, TaskRef
 from dask.tokenize import tokenize
+from distributed.protocol.pickle import dumps
 from distributed.utils import iscoroutinefunction
 
 import fed
@@ -62,7 +62,7 @@ PINNED = Pinned(read, "north")
 )
 def test_pools_are_found_wherever_a_marker_can_be(node: Any, pools: set[str]) -> None:
     assert find_pools(node) == pools
-    assert find_pools(pickle.loads(cloudpickle.dumps(node))) == pools
+    assert find_pools(pickle.loads(dumps(node))) == pools
 
 
 def test_a_shared_subgraph_is_walked_once() -> None:
@@ -159,9 +159,9 @@ def test_workers_still_await_a_pinned_coroutine_function(monkeypatch: pytest.Mon
 def test_errors_travel_with_their_fields_and_notes(name: str) -> None:
     error = getattr(fed, name)("it failed", pool="north", pools=("north", "south"))
     error.add_note("at the site")
-    copy = pickle.loads(pickle.dumps(error))
+    copy: Any = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert isinstance(copy, fed.FedError)
     assert str(copy) == "it failed"
-    assert copy.pools == ("north", "south")
+    assert vars(copy)["pools"] == ("north", "south")
     assert copy.__notes__ == ["at the site"]

@@ -6,7 +6,6 @@ they are.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import dask
@@ -20,6 +19,7 @@ from tests.python.expressions import NORTH, SOUTH, TABLE, Plain, Run
 from tests.python.workloads import provoke_steals
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from distributed import Client

@@ -6,8 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import dask
-import dask.array as da
-import numpy as np
 import pytest
 from dask._task_spec import Alias, DataNode, Task, TaskRef
 from distributed import Event, Future, futures_of, wait
@@ -16,7 +14,7 @@ import fed
 from fed.names import ANNOTATION
 from fed.pins import Pinned, find_pools
 from fed.submission import Submission
-from tests.python import workloads
+from tests.python import openers, workloads
 from tests.python.federations import POOLS
 
 if TYPE_CHECKING:
@@ -139,17 +137,12 @@ def test_an_amount_does_not_serialise(client: Client) -> None:
 
 
 def test_an_array_pinned_later_is_another_array(client: Client) -> None:
-    plain = da.map_blocks(
-        workloads.pool_of_block, chunks=((1,) * 8,), dtype=object, meta=np.empty(0, "O")
-    )
-    kept = plain.persist()  # its futures live on
+    kept = openers.array().persist()  # its futures live on
     wait(kept)
     with fed.pool(NORTH):
-        pinned = da.map_blocks(
-            workloads.pool_of_block, chunks=((1,) * 8,), dtype=object, meta=np.empty(0, "O")
-        )
-    assert set(pinned.compute()) == {NORTH}
-    assert len(futures_of(kept)) == 8
+        pinned = openers.array()
+    assert openers.pools_seen(pinned) == {NORTH}
+    assert len(futures_of(kept)) == 4
 
 
 @pytest.fixture

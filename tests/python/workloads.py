@@ -63,3 +63,8 @@ def restrictions_of(dask_scheduler: Any, keys: list[str]) -> list[dict[str, floa
 def forget_pin(dask_scheduler: Any, key: str) -> None:
     """Make a task look as if it had been submitted without a pin, for `run_on_scheduler`."""
     dask_scheduler.tasks[key].resource_restrictions = {}
+
+
+def add_pool_here(block: Any) -> Any:
+    """Return a block of names with the pool of this worker appended to each."""
+    return np.array([f"{name}>{pool_here()}" for name in block], dtype=object)

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import sys
 from contextvars import Context
+from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -232,6 +233,7 @@ def hook_tokens(current_pool: Callable[[], str | None], on_token: Callable[[], N
     if getattr(plain, "fed", False):
         return
 
+    @wraps(plain)
     def _tokenize(*args: object, **kwargs: object) -> str:
         pool = current_pool()
         if pool is None:
@@ -262,12 +264,14 @@ def hook_layers(annotation: str, pin: Callable[[Any, str], Any]) -> None:
     plain_blockwise = Blockwise.__init__
     plain_materialized = MaterializedLayer.__init__
 
+    @wraps(plain_blockwise)
     def init_blockwise(self: Any, *args: Any, **kwargs: Any) -> None:
         plain_blockwise(self, *args, **kwargs)
         pool = (self.annotations or {}).get(annotation)
         if isinstance(pool, str):
             self.task = pin(self.task, pool)
 
+    @wraps(plain_materialized)
     def init_materialized(self: Any, mapping: Any, *args: Any, **kwargs: Any) -> None:
         plain_materialized(self, mapping, *args, **kwargs)
         given = (self.annotations or {}).get(annotation)
@@ -309,6 +313,7 @@ def hook_frames(
         return
     plain = frame.__init__
 
+    @wraps(plain)
     def init(self: Any, expr: Any) -> None:
         pool = current_pool()
         if pool is not None and not expr.dependencies() and not is_graph_expression(expr):

@@ -9,7 +9,7 @@ from distributed import Client
 from distributed.security import Security
 
 from fed import _dask_private as dask_private
-from fed.context import current_pool, pool
+from fed.context import current_pool, pinning
 from fed.errors import NotRunningError
 from fed.federation import Federation, find
 from fed.names import pools_in
@@ -83,7 +83,7 @@ def _pool_in(resources: Any) -> AbstractContextManager[None]:
     if len(pools) != 1 or current_pool() is not None:
         return nullcontext()
     (name,) = pools
-    return pool(name)
+    return pinning(name)
 
 
 def connect(

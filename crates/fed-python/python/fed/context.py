@@ -54,10 +54,8 @@ def pool(name: str | None) -> Iterator[None]:
     """
     if name is not None:
         check_pool(name, _known_pools(name))
-        install()
-    token = _current.set(name)
     try:
-        with _annotated(name):
+        with pinning(name):
             yield
     except FileNotFoundError as error:
         if name is not None:
@@ -67,6 +65,23 @@ def pool(name: str | None) -> Iterator[None]:
                 f" fed.load(opener, path, pool={name!r})."
             )
         raise
+
+
+@contextmanager
+def pinning(name: str | None) -> Iterator[None]:
+    """Pin what is built inside, as `pool` does, without its checks and hints.
+
+    Parameters
+    ----------
+    name
+        The pool, or None to lift an outer pin.
+    """
+    if name is not None:
+        install()
+    token = _current.set(name)
+    try:
+        with _annotated(name):
+            yield
     finally:
         _current.reset(token)
 

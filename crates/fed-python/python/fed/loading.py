@@ -10,7 +10,7 @@ from dask.utils import funcname
 
 from fed.catalogs import catalog, is_path_like
 from fed.client import current_client
-from fed.context import pool as pool_block
+from fed.context import pinning
 from fed.errors import AmbiguousPathError, UnknownPathError
 from fed.federation import pools_of_current_client
 from fed.graphs import pin_collection
@@ -71,7 +71,7 @@ def load(func: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
     site = next((entry.site for entry in known if entry.name == pool), None)
     # The key is new each time: an open that failed, or that saw older files, is not used again.
     key = f"fed-load-{funcname(func)}-{uuid.uuid4().hex}"
-    with pool_block(pool):
+    with pinning(pool):
         future = client.submit(
             open_here,
             func,
@@ -105,7 +105,7 @@ def open_here(
     NotLazyError
         If ``func`` returned data; the error travels to the client, the data does not.
     """
-    with pool_block(pool):
+    with pinning(pool):
         opened = func(*args, **kwargs)
         check_lazy(opened, funcname(func))
         return pin_collection(opened, pool)

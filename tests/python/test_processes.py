@@ -1,0 +1,98 @@
+"""Scheduler and worker processes: preloads, readiness, a pool that loses its last worker."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from distributed import Event
+
+import fed
+from fed import scheduler as scheduler_module
+from fed.worker import PRELOADED
+from tests.python import federations, workloads
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distributed import Client
+
+    from tests.python.federations import Cluster
+
+
+def test_a_registered_worker_has_imported_everything(client: Client) -> None:
+    def imported(dask_worker: Any) -> tuple[list[str], dict[str, float]]:
+        import sys
+
+        from fed.worker import PRELOADED
+
+        return [
+            name for name in PRELOADED if name in sys.modules
+        ], dask_worker.state.total_resources
+
+    for modules, resources in client.run(imported).values():
+        assert modules == list(PRELOADED)
+        assert len([name for name in resources if name.startswith("pool-")]) == 1
+
+
+def test_a_worker_offers_its_pool_by_itself(fed_cluster: Cluster, client: Client) -> None:
+    """FED_POOL alone is enough, without --resources; then the worker leaves again."""
+    process = fed_cluster.start_worker("south", "south-2-9", resources=False)
+    try:
+        client.wait_for_workers(5, timeout=federations.PATIENCE)
+        assert fed.stats()["workers_per_pool"] == {"north": 2, "south": 3}
+    finally:
+        process.kill()
+        process.wait(federations.PATIENCE)
+    wait_until(lambda: fed.stats()["workers_per_pool"] == {"north": 2, "south": 2})
+
+
+def test_the_scheduler_does_not_start_without_what_it_needs(tmp_path: Path, data: Path) -> None:
+    """Dask only logs what a preload raises, and would run on without pins."""
+    cluster = federations.Cluster(tmp_path, data, with_fed=True)
+    try:
+        process = cluster.spawn(
+            "scheduler",
+            ["scheduler", "--port", "0", "--dashboard-address", "127.0.0.1:0",
+             "--preload", "fed.scheduler"],
+            FED_POOLS="not json",
+        )  # fmt: skip
+        assert process.wait(federations.PATIENCE) != 0
+        assert "fed.scheduler: " in cluster.log("scheduler")
+    finally:
+        cluster.stop()
+
+
+def test_pools_may_be_given_as_names_or_with_their_sites() -> None:
+    text = '["one", {"name": "two", "site": "there"}, {"name": "three"}]'
+    assert scheduler_module._sites(text) == {"one": "one", "two": "there", "three": "three"}
+
+
+def test_a_pool_that_loses_its_last_worker_is_reported_at_once(tmp_path: Path, data: Path) -> None:
+    with federations.running(tmp_path, data, with_fed=True) as cluster, cluster.client() as client:
+        event = Event("never", client=client)
+        held = client.map(
+            workloads.pool_after, ["never"] * 5, pure=False, resources={"pool-south": 0}
+        )
+        other = client.submit(workloads.pool_here, resources={"pool-north": 0})
+        assert other.result() == "north"
+        assert "lost its last worker" not in cluster.log("scheduler")
+        for process in cluster.processes[-federations.WORKERS_PER_POOL :]:  # those of the south
+            process.kill()
+        wait_until(lambda: "lost its last worker" in cluster.log("scheduler"))
+        assert "pool 'south' has lost its last worker while 5 of its tasks wait" in cluster.log(
+            "scheduler"
+        )
+        assert "fed logs site-south" in cluster.log("scheduler")
+        cluster.start_worker("south", "south-2-7")
+        event.set()
+        assert set(client.gather(held)) == {"south"}
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + federations.PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail("it did not happen")
+        time.sleep(0.02)
