@@ -108,7 +108,7 @@ impl Host {
     /// other signals sent to it reach the program, and it ends with the program's status or
     /// signal. A signal to a process *group* reaches the program twice, itself and by its minder,
     /// unless the terminal sent it. The working directory keeps its path where the host has it, and is
-    /// `/` elsewhere; [`Command::uid`](CommandExt::uid) does not work, [`Self::command_as`] does.
+    /// `/` elsewhere; [`Command::uid`](std::os::unix::process::CommandExt::uid) does not work, [`Self::command_as`] does.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         entering(Arc::clone(&self.pidfd), false, program.as_ref(), None)

@@ -207,7 +207,7 @@ impl Wan {
         })
     }
 
-    /// Sets all counters and the elapsed time to zero.
+    /// Sets all counters and the elapsed time to zero. A frame under way counts as delivered later.
     ///
     /// # Errors
     /// [`WanError::Stopped`].

@@ -112,8 +112,10 @@ pub(crate) fn conversation() {
     let left = server.ask(&json!({"command": "leftovers"}));
     assert_eq!(left, json!({"ok": ["file /data/left in a"]}));
     let (mut cat, _output) = start(server.exec("a", &["sh", "-c", "echo up; exec cat"]), "up");
-    let processes = server.ask(&json!({"command": "processes", "host": "a"}));
-    assert_eq!(processes["ok"][0]["cmdline"], "cat", "{processes}");
+    wait_until("the program is shown", || {
+        let processes = server.ask(&json!({"command": "processes", "host": "a"}));
+        processes["ok"][0]["cmdline"] == "cat"
+    });
     drop(cat.stdin.take());
     assert!(cat.wait().unwrap().success());
     for request in [

@@ -77,13 +77,17 @@ pub(crate) fn tcp_is_counted() {
         // Headers are 66 or 86 bytes in 1514; some segments are not full.
         let expected = MEGABYTE..MEGABYTE * 115 / 100;
         assert!(expected.contains(&there.bytes), "{there:?}");
-        assert_eq!(there.bytes, there.delivered_bytes);
+        // A group report of the kernel may be under way at the reset, or now.
+        assert!(
+            there.bytes.abs_diff(there.delivered_bytes) < 1000,
+            "{there:?}"
+        );
         assert!(there.utilisation(counters.elapsed) > 0.0);
         let back = counters.between("ecmwf", "operator").unwrap();
         assert!((1000..MEGABYTE / 10).contains(&back.bytes), "{back:?}");
         let others = counters.total_bytes() - there.bytes - back.bytes;
         // The question for an address goes to everybody.
-        assert!(others < 1000, "{counters:?}");
+        assert!(others < 2000, "{counters:?}");
     }
 }
 
@@ -108,6 +112,7 @@ pub(crate) fn partition() {
     let lab = three_hosts();
     lab.wan().partition("operator", "ecmwf", true).unwrap();
     let (mut receiver, _output) = start(role(lab.host("ecmwf"), &["receive"]), "listening");
+    lab.wan().reset().unwrap();
     let connect = |patience| output_of(role(lab.host("operator"), &["connect", "ecmwf", patience]));
     assert_eq!(connect("200"), "no");
     let counters = lab.wan().counters().unwrap();
