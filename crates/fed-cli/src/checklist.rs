@@ -48,7 +48,7 @@ impl Checklist {
             Progress::Warning { message } => self.above(&format!("warning: {message}")),
             Progress::Ending { failure: Some(_) } => self.above("ending what was started"),
             Progress::Ended => self.above("nothing is left"),
-            _ => {}
+            Progress::Running { .. } | Progress::Ending { failure: None } => {}
         }
     }
 
@@ -108,13 +108,13 @@ impl Checklist {
             }
         }
         for member in &members {
-            let latest = self.lines.iter().filter(|line| line.member == **member);
+            let mut latest = self.lines.iter().filter(|line| line.member == **member);
             let open: Vec<&str> = latest
                 .clone()
                 .filter(|line| !line.done)
                 .map(|line| words(line.step).0)
                 .collect();
-            let last = latest.last().map_or("", |line| words(line.step).1);
+            let last = latest.next_back().map_or("", |line| words(line.step).1);
             let (mark, what) = if open.is_empty() {
                 ("✓", last.to_owned())
             } else {

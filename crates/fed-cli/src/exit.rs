@@ -32,7 +32,10 @@ fn number(error: &anyhow::Error) -> u8 {
             UpError::Failed(failure) if failure.member.as_deref() == Some("operator") => FAILED,
             UpError::Failed(failure) if failure.member.is_some() => SITE,
             UpError::Failed(_) => REQUEST,
-            _ => FAILED,
+            UpError::Site(SiteRecordError::State(_))
+            | UpError::State(_)
+            | UpError::Identity(_)
+            | UpError::System(_) => FAILED,
         };
     }
     if let Some(SiteRecordError::Unknown { .. }) = error.downcast_ref() {

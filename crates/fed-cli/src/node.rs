@@ -14,7 +14,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    console::log("info");
+    // boringtun reports an ordinary retry as a warning; the mesh tells of its peers itself.
+    console::log("info,boringtun=off");
     // No thread may be started before the sandbox is forked off, so there is no runtime here.
     node::run(&NodeFolder::new(&arguments.folder), |ready| {
         let line = serde_json::to_string(ready).expect("a key and a port are JSON");

@@ -106,13 +106,11 @@ impl Front {
             }
             Self::Checklist(checklist, output) => {
                 checklist.show(progress);
-                match progress {
-                    Progress::Running { status } => {
-                        checklist.finish();
-                        summary(status, *output, "Ctrl-C ends it")
-                    }
-                    _ => Ok(()),
+                if let Progress::Running { status } = progress {
+                    checklist.finish();
+                    summary(status, *output, "Ctrl-C ends it")?;
                 }
+                Ok(())
             }
         }
     }
@@ -172,22 +170,20 @@ fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
     let mut failure = None;
     for line in lines.lines() {
         let line = line.context("the background process cannot be read")?;
-        match serde_json::from_str(&line).context("the background process is another version")? {
-            Progress::Running { status } => {
-                checklist.finish();
-                let hint = format!("`fed down {}` ends it", status.name);
-                return summary(&status, arguments.output, &hint);
-            }
-            told => {
-                if let Progress::Ending {
-                    failure: Some(reason),
-                } = &told
-                {
-                    failure = Some(reason.clone());
-                }
-                checklist.show(&told);
-            }
+        let told =
+            serde_json::from_str(&line).context("the background process is another version")?;
+        if let Progress::Running { status } = &told {
+            checklist.finish();
+            let hint = format!("`fed down {}` ends it", status.name);
+            return summary(status, arguments.output, &hint);
         }
+        if let Progress::Ending {
+            failure: Some(reason),
+        } = &told
+        {
+            failure = Some(reason.clone());
+        }
+        checklist.show(&told);
     }
     child
         .wait()

@@ -13,7 +13,6 @@ use crate::{MemberId, Plan, Request, SiteDescription, SiteName};
 
 /// One thing to do. Each is answered by one [`Event`], or by [`Event::Failed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Action {
     /// Ask a site what it offers. Answer: [`Event::Described`].
     Describe(SiteName),
@@ -37,7 +36,6 @@ pub enum Action {
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Event {
     /// A site told what it offers.
     Described(SiteName, Box<SiteDescription>),

@@ -110,7 +110,6 @@ pub struct PoolPlan {
 
 /// Why no federation can be made of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
 pub enum PlanError {
     /// No site was named.
     #[error("no site named; `fed site list` shows the sites that are enrolled")]

@@ -21,7 +21,6 @@ const MAX_LINE: usize = 1 << 20;
 
 /// Why a control socket could not be used.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum ControlError {
     /// Nothing listens there.
     #[error("nothing answers at {path}: {source}")]

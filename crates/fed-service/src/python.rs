@@ -64,7 +64,6 @@ pub struct Inspection {
 
 /// Why an interpreter cannot be used.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum PythonError {
     /// It could not be started.
     #[error(

@@ -10,7 +10,6 @@ use thiserror::Error;
 
 /// Why a file of the state folder could not be used.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum StateError {
     /// The system refused.
     #[error("cannot {action} {path}: {source}")]

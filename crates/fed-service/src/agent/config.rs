@@ -84,7 +84,6 @@ fn default_python() -> String {
 
 /// Why an agent.toml cannot be used.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum ConfigError {
     /// It could not be read.
     #[error("cannot read {path}: {source}; `fed agent init` writes one")]

@@ -43,7 +43,6 @@ pub(super) enum Role {
 
 /// Why the roster could not be changed.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum RosterError {
     /// Its files could not be read or written.
     #[error(transparent)]

@@ -23,7 +23,6 @@ use crate::state::StateError;
 
 /// Why the agent does not run.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum AgentError {
     /// Its state cannot be used.
     #[error(transparent)]

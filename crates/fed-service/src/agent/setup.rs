@@ -14,7 +14,6 @@ use crate::state::{self, StateError};
 
 /// Why a host could not be prepared, or an operator not be invited.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum SetupError {
     /// The state folder cannot be used.
     #[error(transparent)]

@@ -21,7 +21,6 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why a node could not be started.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum SpawnError {
     /// Its folder could not be prepared.
     #[error(transparent)]
@@ -41,7 +40,6 @@ pub enum SpawnError {
 
 /// Why a node did not do what it was asked.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum NodeError {
     /// It could not be asked.
     #[error(transparent)]

@@ -9,7 +9,6 @@ use crate::state::StateError;
 
 /// Why a node did not start, or ended early.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum RunError {
     /// Its folder could not be read or prepared.
     #[error(transparent)]

@@ -12,9 +12,6 @@ use fed_tun::{Driver, Handle};
 
 use super::protocol::{PeerReport, Ready};
 
-/// Largest packet inside the mesh, in bytes: what every IPv6 path carries (RFC 8200, section 5).
-pub(super) const MTU: u16 = 1280;
-
 /// A member's subnet is a /64.
 const SUBNET_LEN: u8 = 64;
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fed_core::{FederationId, FederationName, Member, MemberId};
+use fed_mesh::MTU;
 use fed_sandbox::{SandboxSpec, TunSpec};
 use serde::{Deserialize, Serialize};
 
-use super::mesh::MTU;
 
 /// What a node needs to know to start.
 #[derive(Clone, Debug, Serialize, Deserialize)]

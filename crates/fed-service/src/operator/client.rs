@@ -149,7 +149,6 @@ pub(super) async fn gather_logs(
 
 /// Why a federation could not be asked or ended.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum DownError {
     /// There is none of this name.
     #[error("no federation is called {name}; {}", running(.others))]

@@ -52,14 +52,14 @@ pub(super) struct Driver {
 }
 
 /// Who does an action, and which line of the checklist it is.
-pub(super) fn describe(action: &Action, plan: Option<&Plan>) -> Option<(String, Step)> {
+pub(super) fn describe(action: &Action, plan: Option<&Plan>) -> (String, Step) {
     let name = |member: &MemberId| {
         let members = plan.map(Plan::members).unwrap_or_default();
         let found = members.into_iter().find(|other| other.id == *member);
         found.map_or_else(|| format!("{member:?}"), |member| member.name)
     };
     let operator = || name(&MemberId::OPERATOR);
-    Some(match action {
+    match action {
         Action::Describe(site) => (site.to_string(), Step::Describe),
         Action::Prepare(member) => (name(member), Step::Prepare),
         Action::StartScheduler => (operator(), Step::Scheduler),
@@ -69,8 +69,7 @@ pub(super) fn describe(action: &Action, plan: Option<&Plan>) -> Option<(String, 
         Action::AwaitWorkers(_) => (operator(), Step::Register),
         Action::Publish => (operator(), Step::Publish),
         Action::Leave(member) => (name(member), Step::Leave),
-        _ => return None,
-    })
+    }
 }
 
 impl Driver {
@@ -78,11 +77,11 @@ impl Driver {
     pub(super) fn start(&self, action: Action) {
         let driver = self.clone();
         tokio::spawn(async move {
-            let who = describe(&action, driver.plan.as_deref()).map(|(name, _)| name);
+            let (who, _) = describe(&action, driver.plan.as_deref());
             let outcome = match driver.carry_out(action).await {
                 Ok(outcome) => outcome,
                 Err(message) => Outcome::Event(Event::Failed(Failure {
-                    member: who,
+                    member: Some(who),
                     message,
                 })),
             };
@@ -122,7 +121,6 @@ impl Driver {
                 Event::Published
             }
             Action::Leave(member) => return Ok(Outcome::Left(member, self.leave(member).await)),
-            other => return Err(format!("this operator cannot do {other:?}")),
         };
         Ok(Outcome::Event(event))
     }

@@ -13,7 +13,6 @@ use crate::state::StateError;
 
 /// Why a site was not added.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum EnrolError {
     /// The invitation is too old.
     #[error("this invitation has expired; ask the site for a new one (`fed agent invite`)")]

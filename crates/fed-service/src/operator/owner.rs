@@ -130,13 +130,12 @@ impl Operator {
     }
 
     fn step(&self, action: &Action, state: StepState) {
-        if let Some((member, step)) = describe(action, self.lifecycle.plan()) {
-            self.tell(Progress::Step {
-                member,
-                step,
-                state,
-            });
-        }
+        let (member, step) = describe(action, self.lifecycle.plan());
+        self.tell(Progress::Step {
+            member,
+            step,
+            state,
+        });
     }
 
     fn take(&mut self, outcome: Outcome) {
@@ -368,8 +367,6 @@ fn answered(event: &Event) -> Option<Action> {
         Event::Published => Action::Publish,
         Event::Left(member) => Action::Leave(*member),
         Event::Failed(_) | Event::WorkerLost(_) | Event::End => return None,
-        // Fed-core may add events; an unknown one answers nothing here.
-        _ => return None,
     })
 }
 

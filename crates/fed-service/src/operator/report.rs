@@ -44,7 +44,6 @@ pub enum StepState {
 /// Something that happens while a federation comes up, runs or ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
-#[non_exhaustive]
 pub enum Progress {
     /// A step began or was done.
     Step {

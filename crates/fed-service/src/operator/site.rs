@@ -23,7 +23,6 @@ const DESCRIBE_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Why a call to a site did not work. The site is named by who reports it.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum SiteError {
     /// Its agent could not be reached.
     #[error(transparent)]

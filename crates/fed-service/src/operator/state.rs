@@ -23,7 +23,6 @@ pub struct Site {
 
 /// Why a site could not be looked up or recorded.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum SiteRecordError {
     /// The file could not be used.
     #[error(transparent)]

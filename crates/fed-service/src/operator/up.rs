@@ -40,7 +40,6 @@ pub struct UpRequest {
 
 /// Why a federation did not come up, or ended early.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum UpError {
     /// The request cannot be met by any sites.
     #[error(transparent)]
