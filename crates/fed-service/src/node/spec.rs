@@ -44,7 +44,7 @@ impl NodeSpec {
                 name: "fed0".to_owned(),
                 address: self.federation.router(self.member),
                 prefix_len: 48,
-                mtu: u32::from(MTU),
+                mtu: u32::try_from(MTU).expect("the mesh MTU is small"),
             },
             read_only: self.read_only.clone(),
             scratch: folder.scratch(),
