@@ -139,13 +139,19 @@ pub fn entries(path: &Path) -> Result<Vec<String>, StateError> {
     Ok(names)
 }
 
-/// Removes a file or a folder with all in it. It is no error if there is none.
+/// Removes a file or a folder with all in it, also folders that a task has closed to itself. It is
+/// no error if there is none.
 ///
 /// # Errors
 /// [`StateError::Io`].
 pub fn remove(path: &Path) -> Result<(), StateError> {
     let removed = match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(metadata) if metadata.is_dir() => match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                open_folders(path).and_then(|()| std::fs::remove_dir_all(path))
+            }
+            removed => removed,
+        },
         Ok(_) => std::fs::remove_file(path),
         Err(error) => Err(error),
     };
@@ -155,6 +161,18 @@ pub fn remove(path: &Path) -> Result<(), StateError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Opens every folder of a tree to its owner. Links are not followed.
+fn open_folders(folder: &Path) -> io::Result<()> {
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_folders(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
