@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from contextlib import contextmanager
@@ -191,3 +192,17 @@ def test_a_pool_among_resources_is_part_of_the_key(fed_client: fed.FedClient) ->
     mapped = fed_client.map(int, ["3"], resources={"pool-south": 1})
     assert mapped[0].key != fed_client.map(int, ["3"])[0].key
     assert fed_client.gather([plain, pinned, *mapped]) == [3, 3, 3]
+
+
+def test_an_asynchronous_client_is_awaited(
+    tmp_path: Path, fed_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe(tmp_path, "mine", 1, scheduler=fed_cluster.address)
+    monkeypatch.setattr(client_module, "Security", lambda **_files: None)
+
+    async def use() -> int:
+        async with fed.connect("mine", state=tmp_path, asynchronous=True) as client:
+            assert client.asynchronous
+            return int(await client.submit(int, "3"))
+
+    assert asyncio.run(use()) == 3

@@ -84,3 +84,13 @@ def test_stock_dask_steals_across_pools(stock_client: Client) -> None:
     stock_client.run_on_scheduler(install_counters)
     provoke_steals(stock_client)
     assert stock_client.run_on_scheduler(read_counters)["cross_pool_steals"] > 0
+
+
+@pytest.mark.parametrize("name", ["zarr scenario", "netcdf scenario", "array sum"])
+def test_without_the_extension_a_foreign_read_fails_instead(
+    name: str, stock_client: Client, data: Path
+) -> None:
+    """A marker refuses to run in the wrong pool, whoever placed it: never a wrong answer."""
+    with pytest.raises(fed.WrongPoolError, match=r"--preload fed\.scheduler"):
+        TABLE[name].compute(Run(stock_client, data, fed.pool))
+    assert reads_of_workers.take(stock_client)["foreign"] == 0

@@ -59,6 +59,9 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("distributed.scheduler", "Scheduler._create_taskstate_from_graph",
      ("self", "dsk", "annotations_by_type", "global_annotations", "stimulus_id")),
     ("distributed.scheduler", "Scheduler.transitions", ("self", "recommendations", "stimulus_id")),
+    ("distributed.shuffle._core", "barrier_key", ("shuffle_id",)),
+    ("distributed.shuffle._scheduler_plugin", "ShuffleSchedulerPlugin._calculate_worker_for",
+     ("self", "spec")),
     ("distributed.stealing", "WorkStealing.__init__", ("self", "scheduler")),
     ("distributed.stealing", "WorkStealing._get_thief",
      ("self", "scheduler", "ts", "potential_thieves", "occupancies")),
@@ -186,6 +189,13 @@ def name_of_key(key: Any) -> str | None:
     """Return the name in a key: the collection or layer that it belongs to."""
     name = key[0] if isinstance(key, tuple) and key else key
     return name if isinstance(name, str) else None
+
+
+def is_barrier(node: object) -> bool:
+    """Tell whether a node is the barrier of a P2P shuffle, which has to keep its type and key."""
+    return (
+        isinstance(node, Task) and not isinstance(node, NestedContainer) and type(node) is not Task
+    )
 
 
 def is_future(node: object) -> bool:
@@ -400,6 +410,40 @@ def hook_submissions(
         return metrics
 
     scheduler._create_taskstate_from_graph = create_pinned
+
+
+def hook_shuffles(scheduler: Any, allowed: Callable[[Any], set[str] | None]) -> None:
+    """Let a function say which workers may hold the output of a P2P shuffle.
+
+    Dask takes every worker unless the barrier task is restricted to workers by address.
+
+    Parameters
+    ----------
+    scheduler
+        A running scheduler.
+    allowed
+        Takes the `TaskState` of a barrier and returns addresses of workers, or None for all.
+    """
+    shuffles = scheduler.extensions.get("shuffle")
+    if shuffles is None:
+        return
+    from distributed.shuffle._core import barrier_key
+
+    calculate = shuffles._calculate_worker_for
+
+    def calculate_within(spec: Any) -> Any:
+        barrier = scheduler.tasks[barrier_key(spec.id)]
+        given = barrier.worker_restrictions
+        workers = None if given else allowed(barrier)
+        if workers is None:
+            return calculate(spec)
+        barrier.worker_restrictions = workers
+        try:
+            return calculate(spec)
+        finally:
+            barrier.worker_restrictions = given
+
+    shuffles._calculate_worker_for = calculate_within
 
 
 def scheduler_identity(client: Any) -> dict[str, Any]:

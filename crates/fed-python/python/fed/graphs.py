@@ -38,7 +38,8 @@ def pin_collection(obj: T, pool: str) -> T:
     UnknownPoolError
         If ``pool`` is no possible name of a pool.
     FedError
-        If ``obj`` is a Dask collection of a kind that cannot be rebuilt.
+        If ``obj`` is a Dask collection of a kind that cannot be rebuilt, or was rechunked or
+        shuffled peer to peer.
     """
     check_pool(pool)
     return _pin(obj, pool)  # type: ignore[no-any-return]
@@ -157,6 +158,13 @@ def _pin_nodes(nodes: dict[Any, Any], pool: str, names: dict[str, str]) -> dict[
     pinned = {}
     for key, node in nodes.items():
         new_key = dask_private.rename_key(key, names)
+        if new_key != key and dask_private.is_barrier(node):
+            raise FedError(
+                f"{key!r} belongs to a P2P rechunk or shuffle, which cannot be pinned to pool"
+                f" {pool!r} after it was built. Rechunk or shuffle what is pinned, or do both"
+                f" inside `with fed.pool({pool!r})`.",
+                task=key,
+            )
         references = {old: dask_private.rename_key(old, names) for old in node.dependencies}
         pinned[new_key] = pin_node(dask_private.rename_node(node, new_key, references), pool)
     return pinned

@@ -111,7 +111,12 @@ def open_here(
         return pin_collection(opened, pool)
 
 
-def open_dataset(path: Any, pool: str | None = None, *, chunks: Any = "file", **kwargs: Any) -> Any:
+_OWN_CHUNKS: dict[str, int] = {}
+
+
+def open_dataset(
+    path: Any, pool: str | None = None, *, chunks: Any = _OWN_CHUNKS, **kwargs: Any
+) -> Any:
     """Open one dataset at the site that holds it.
 
     Parameters
@@ -132,10 +137,12 @@ def open_dataset(path: Any, pool: str | None = None, *, chunks: Any = "file", **
     """
     import xarray
 
-    return load(xarray.open_dataset, path, pool=pool, chunks=_own(chunks), **kwargs)
+    return load(xarray.open_dataset, path, pool=pool, chunks=chunks, **kwargs)
 
 
-def open_zarr(store: Any, pool: str | None = None, *, chunks: Any = "file", **kwargs: Any) -> Any:
+def open_zarr(
+    store: Any, pool: str | None = None, *, chunks: Any = _OWN_CHUNKS, **kwargs: Any
+) -> Any:
     """Open a zarr store at the site that holds it.
 
     Parameters
@@ -156,11 +163,11 @@ def open_zarr(store: Any, pool: str | None = None, *, chunks: Any = "file", **kw
     """
     import xarray
 
-    return load(xarray.open_zarr, store, pool=pool, chunks=_own(chunks), **kwargs)
+    return load(xarray.open_zarr, store, pool=pool, chunks=chunks, **kwargs)
 
 
 def open_mfdataset(
-    paths: Any, pool: str | None = None, *, chunks: Any = "file", **kwargs: Any
+    paths: Any, pool: str | None = None, *, chunks: Any = _OWN_CHUNKS, **kwargs: Any
 ) -> Any:
     """Open several files of one site as one dataset.
 
@@ -183,11 +190,7 @@ def open_mfdataset(
     """
     import xarray
 
-    return load(xarray.open_mfdataset, paths, pool=pool, chunks=_own(chunks), **kwargs)
-
-
-def _own(chunks: Any) -> Any:
-    return {} if isinstance(chunks, str) and chunks == "file" else chunks
+    return load(xarray.open_mfdataset, paths, pool=pool, chunks=chunks, **kwargs)
 
 
 def _pool_of_arguments(

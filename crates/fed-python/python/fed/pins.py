@@ -162,8 +162,8 @@ def _pools_in_task(task: Any, memo: dict[int, frozenset[str]] | None) -> frozens
 def pin_node(node: Any, pool: str) -> Any:
     """Return a node of a graph with the marker on it.
 
-    A node that some pool has already marked is returned as it is. Aliases and plain
-    containers of references call nothing, so there is nothing to mark in them.
+    A node that some pool has already marked is returned as it is. Aliases, containers of
+    references and P2P barriers read no data, and are left alone.
 
     Parameters
     ----------
@@ -177,10 +177,8 @@ def pin_node(node: Any, pool: str) -> Any:
 
 def _mark(node: Any, pool: str) -> Any:
     if isinstance(node, dask_private.NestedContainer):
-        if any(isinstance(part, dask_private.Task) for part in node.args):
-            return dask_private.rebuild_container(node, [_mark(part, pool) for part in node.args])
-        return node
-    if isinstance(node, dask_private.Task):
+        return _mark_container(node, pool)
+    if isinstance(node, dask_private.Task) and not dask_private.is_barrier(node):
         # Arguments that are tasks run before the function is called: each needs its own mark.
         return dask_private.rebuild_task(
             node,
@@ -192,6 +190,12 @@ def _mark(node: Any, pool: str) -> Any:
         return _mark_data(node, pool)
     if type(node) is tuple and node and callable(node[0]):
         return (Pinned(node[0], pool), *(_mark(part, pool) for part in node[1:]))
+    return node
+
+
+def _mark_container(node: Any, pool: str) -> Any:
+    if any(isinstance(part, dask_private.Task) for part in node.args):
+        return dask_private.rebuild_container(node, [_mark(part, pool) for part in node.args])
     return node
 
 

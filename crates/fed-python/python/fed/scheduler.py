@@ -57,6 +57,7 @@ async def dask_setup(scheduler: Scheduler) -> None:
         scheduler.add_plugin(counters)
         scheduler.handlers["fed_stats"] = counters.stats
         _read_pins(scheduler, tuple(sites))
+        _confine_shuffles(scheduler)
     except Exception as error:
         logger.exception("fed's extension of the scheduler did not start")
         raise SystemExit(f"fed.scheduler: {error}") from error
@@ -97,6 +98,26 @@ def _read_pins(scheduler: Scheduler, known: tuple[str, ...]) -> None:
         return _pin_existing(scheduler, submission)
 
     dask_private.hook_submissions(scheduler, settle)
+
+
+def _confine_shuffles(scheduler: Scheduler) -> None:
+    """Keep the output of a pinned P2P shuffle in its pool.
+
+    The output tasks are restricted to the pool too: on a worker elsewhere they would wait for
+    ever.
+    """
+
+    def workers_of(barrier: TaskState) -> set[str] | None:
+        pools = pools_in(barrier.resource_restrictions)
+        if not pools:
+            return None
+        return {
+            address
+            for address, worker in scheduler.workers.items()
+            if pools <= pools_in(worker.resources)
+        }
+
+    dask_private.hook_shuffles(scheduler, workers_of)
 
 
 def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
