@@ -48,7 +48,7 @@ class Federation:
     pools: tuple[Pool, ...]
     source: Path
     """The ``connect.json`` that this was read from."""
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, source: Path) -> Federation:
