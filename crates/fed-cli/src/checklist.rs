@@ -47,7 +47,10 @@ impl Checklist {
             }
             Progress::Warning { message } => self.above(&format!("warning: {message}")),
             Progress::Ending { failure: Some(_) } => self.above("ending what was started"),
-            Progress::Ended => self.above("nothing is left"),
+            Progress::Ended => {
+                self.finish();
+                console::note("nothing is left");
+            }
             Progress::Running { .. } | Progress::Ending { failure: None } => {}
         }
     }

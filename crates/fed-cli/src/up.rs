@@ -83,7 +83,8 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<()> {
     if arguments.detach {
         return detach(global, &arguments);
     }
-    console::log("warn");
+    // Warnings come as progress; a log line would tear the checklist.
+    console::log("error");
     let front = Front::Checklist(Checklist::new(), arguments.output);
     keep(global, arguments, front)
 }

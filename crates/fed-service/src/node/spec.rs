@@ -9,7 +9,6 @@ use fed_mesh::MTU;
 use fed_sandbox::{SandboxSpec, TunSpec};
 use serde::{Deserialize, Serialize};
 
-
 /// What a node needs to know to start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeSpec {

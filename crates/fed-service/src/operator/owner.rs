@@ -9,7 +9,7 @@ use fed_core::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 use super::client::{self, Question};
 use super::driver::{Driver, Outcome, describe, scheduler_death};
@@ -182,7 +182,7 @@ impl Operator {
         if let Event::Failed(failure) = &event
             && before >= Phase::Ending
         {
-            warn!(%failure, "while ending");
+            debug!(%failure, "while ending");
         }
         if let Event::WorkerLost(failure) = &event
             && before == Phase::Running
