@@ -6,6 +6,7 @@ import asyncio
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array as da
 import dask.bag as db
 import dask.dataframe as dd
@@ -132,6 +133,18 @@ def test_small_coordinates_and_indexes_may_travel() -> None:
         check_lazy(dataset.assign(small=("z2", np.append(small, 0.0))), "opener")
     with pytest.raises(fed.NotLazyError, match="'y'"):
         check_lazy(dataset.assign_coords(y=np.arange(INDEX_LIMIT // 8 + 1)), "opener")
+
+
+def test_scalars_travel_with_the_metadata(client: Client, data: Path) -> None:
+    path = data / NORTH / "scalar.nc"
+    field = xr.DataArray(np.ones((2, 3)), dims=("y", "x"), name="t")
+    field.assign_coords(height=1.5, time=np.datetime64("2022-07-19", "ns")).to_netcdf(path)
+    opened = fed.open_dataset(path)
+    for each in (opened, fed.load(xr.open_dataarray, path, chunks={})):
+        assert dask.is_dask_collection(each)
+    path.unlink()  # a client that cannot see it
+    assert float(opened.height) == 1.5
+    assert opened.time == np.datetime64("2022-07-19", "ns")
 
 
 def test_a_remote_error_keeps_its_type_and_says_where(client: Client, data: Path) -> None:

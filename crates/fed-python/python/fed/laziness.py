@@ -53,6 +53,29 @@ def check_lazy(obj: Any, opener: str) -> None:
         raise _not_lazy(obj, opener, f"a {_kind(obj)}")
 
 
+def read_small(obj: Any) -> None:
+    """Read, in place, the variables that are neither in memory nor made of Dask tasks.
+
+    Xarray does not chunk scalars such as a height or a reference time. Left in their file, they
+    could be read at the site only.
+
+    Parameters
+    ----------
+    obj
+        What `check_lazy` has let pass, so these variables are small.
+    """
+    if isinstance(obj, dict):
+        for value in obj.values():
+            read_small(value)
+    elif isinstance(obj, list | tuple):
+        for value in obj:
+            read_small(value)
+    else:
+        for variable in (_variables(obj) or {}).values():
+            if not dask.is_dask_collection(variable):
+                variable.load()
+
+
 def _variables(obj: Any) -> dict[str, Any] | None:
     """Return the variables of an xarray object by name, or None for anything else."""
     if is_tree(obj):

@@ -14,7 +14,7 @@ from fed.context import pinning
 from fed.errors import AmbiguousPathError, UnknownPathError
 from fed.federation import pools_of_current_client
 from fed.graphs import pin_collection
-from fed.laziness import check_lazy
+from fed.laziness import check_lazy, read_small
 from fed.names import check_pool, resource_of
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def open_here(
     with pinning(pool):
         opened = func(*args, **kwargs)
         check_lazy(opened, funcname(func))
+        read_small(opened)
         return pin_collection(opened, pool)
 
 
