@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask test`, `cargo xtask proto`.
+//! Project tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask proto`.
 //!
 //! One module per subcommand; the modules beside them (environment, packages, process, …) are what
 //! the subcommands share. Nothing here is installed with fed, and no other crate may depend on it.
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod console;
+mod demo;
 mod environment;
 mod packages;
 mod process;
@@ -26,6 +27,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Run the main job on this machine: two sites, real data, the old way beside the new
+    Demo(demo::Arguments),
     /// Run every test and check there is, with a summary at the end
     Test(test::Arguments),
     /// Generate the Rust code of the agent protocol from its protobuf file
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let root = repository_root();
     let result = match arguments.task {
+        Task::Demo(arguments) => demo::run(&root, &arguments),
         Task::Test(arguments) => test::run(&root, &arguments),
         Task::Proto(arguments) => proto::run(&root, &arguments).map(|()| ExitCode::SUCCESS),
     };
