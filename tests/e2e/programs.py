@@ -10,6 +10,9 @@ from tests.e2e.lab import ROOT
 
 PACKAGE = ROOT / "crates" / "fed-python" / "python"
 
+TEMPORARY = "/var/tmp"
+"""Each host's own folder for temporary files."""
+
 
 @cache
 def fed() -> Path:
@@ -32,7 +35,7 @@ def _program(variable: str, default: Path, hint: str) -> Path:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return this process's environment without what would change fed or Dask."""
+    """Return the environment of programs in a host: without what would change fed or Dask."""
     changing = ("FED_", "DASK_", "PYTEST_", "PYTHON", "VIRTUAL_ENV", "CONDA_", "XDG_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
-    return {**kept, **extra}
+    return {**kept, "TMPDIR": TEMPORARY, **extra}

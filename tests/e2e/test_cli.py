@@ -122,7 +122,7 @@ def test_completions(federation: World, shell: str) -> None:
 
 def test_an_agent_that_does_not_answer(world: World) -> None:
     world.lab.snapshot()
-    world.sites["eumetsat"].kill()
+    world.sites["eumetsat"].end()
     refused = world.up(code=SITE)
     assert "eumetsat" in refused.stderr
     assert "eumetsat:4788" in refused.stderr
@@ -135,7 +135,7 @@ def test_an_agent_that_does_not_answer(world: World) -> None:
 
 def test_a_site_that_does_not_know_the_operator(world: World) -> None:
     site = world.sites["ecmwf"]
-    site.kill()
+    site.end()
     (site.state / "identity" / "agent.pem").unlink()
     site.run("init")
     site.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -141,10 +142,10 @@ class Site:
 
         until(is_ready)
 
-    def kill(self) -> None:
-        """Kill the agent as the system would: it does nothing any more."""
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send the agent a signal, and wait for its end."""
         assert self.agent is not None
-        self.agent.kill()
+        self.agent.send_signal(number)
         self.agent.wait(timeout=PATIENCE)
 
 
@@ -284,7 +285,10 @@ def running(
     seen = {
         host: [*binds, *(_bind(data, tree) for tree in _trees(host, see_all))] for host in hosts
     }
-    with Lab(hosts, binds=seen) as lab, ExitStack() as cleanup:
+    private = {host: [programs.TEMPORARY] for host in hosts}
+    with Lab(hosts, binds=seen, private=private) as lab, ExitStack() as cleanup:
+        for host in lab.hosts.values():
+            host.path(programs.TEMPORARY).chmod(0o1777)
         sites = {}
         for name in SITES:
             others = [f"/data/{other}" for other in SITES if see_all and other != name]

@@ -1,0 +1,233 @@
+"""However a federation ends, nothing of it is left: processes, namespaces, devices, files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e import notebook as notebooks
+from tests.e2e.leftovers import Before
+from tests.e2e.waiting import until
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tests.e2e.world import World
+
+LEASE = ("--lease", "10s")
+SHORT_LEASE = 5.0
+LEASE_PATIENCE = 40.0
+"""Seconds: the lease, the node's own grace of a few more, and a busy machine."""
+UNKNOWN = 3
+
+
+@pytest.fixture
+def before(world: World, request: pytest.FixtureRequest) -> Before:
+    notebooks.register(request.module)
+    return Before.of(world)
+
+
+def compute(world: World) -> None:
+    """Compute something on all workers, as a federation that is alive can."""
+    with world.notebook() as notebook:
+        notebook.connect()
+        assert notebook(_square_everywhere) == sorted(world.sites)
+
+
+def _square_everywhere() -> list[str]:
+    from distributed import get_client
+
+    pools = get_client().run(_pool_here)
+    return sorted(set(pools.values()))
+
+
+def _pool_here() -> str:
+    return os.environ["FED_POOL"]
+
+
+def outer_node(world: World, host: str) -> int:
+    """Return the outer half of the node on a host: the one in the host's own network."""
+    network = _network(world.lab[host].pid)
+    (outer,) = (pid for pid in world.pids(host, r"fed node") if _network(pid) == network)
+    return outer
+
+
+def _network(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/net").readlink())
+
+
+def foreground(world: World, *options: str) -> subprocess.Popen[str]:
+    return world.up_in_foreground(*options, workers=1)
+
+
+def kill_operator(world: World) -> None:
+    """Kill `fed up` itself, not the program that runs it in the host."""
+    (pid,) = world.pids("operator", r"fed .*\bup ecmwf")
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_looking_finds_what_is_there(world: World, before: Before) -> None:
+    """What the other tests find empty is full while a federation runs."""
+    world.up(workers=1)
+    for host in ("operator", "ecmwf", "eumetsat"):
+        left = before.left([host])
+        for kind in ("process", "namespace", "socket udp", "socket unix", "file"):
+            assert any(line.startswith(kind) for line in left), (host, kind, left)
+        assert any("network device fed0" in line for line in world.lab.leftovers())
+    world.fed("down")
+    before.clean()
+
+
+def test_down(world: World, before: Before) -> None:
+    world.up(workers=1)
+    compute(world)
+    world.fed("down")
+    assert before.left(world.lab.hosts) == []
+    refused = world.fed("down", code=UNKNOWN)
+    assert "no federation is called fed" in refused.stderr
+    # The name and all ports are free again.
+    world.up(workers=1)
+    compute(world)
+    world.fed("down")
+    assert before.left(world.lab.hosts) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal(world: World, before: Before, number: signal.Signals) -> None:
+    up = foreground(world)
+    up.send_signal(number)
+    _, told = up.communicate(timeout=60)
+    assert up.returncode == 0, told
+    assert "nothing is left" in told
+    assert before.left(world.lab.hosts) == []
+
+
+@pytest.mark.parametrize("step", ["ecmwf: answered", "keys exchanged", "workers started"])
+def test_a_signal_on_the_way_up(world: World, before: Before, step: str) -> None:
+    up = world.start_up(workers=1)
+    assert up.stderr is not None
+    for line in up.stderr:
+        if step in line:
+            break
+    else:
+        raise AssertionError(f"fed up never said {step!r}")
+    up.send_signal(signal.SIGINT)
+    _, told = up.communicate(timeout=60)
+    assert "nothing is left" in told
+    before.clean()
+
+
+def test_the_operator_is_killed(world: World, before: Before) -> None:
+    up = foreground(world, *LEASE)
+    compute(world)
+    kill_operator(world)
+    up.wait(timeout=10)
+    before.clean("operator", files=False)
+    before.clean("ecmwf", "eumetsat", patience=LEASE_PATIENCE)
+    told = world.fed("down").stderr
+    assert "has died" in told
+    before.clean("operator")
+
+
+def test_the_detached_operator_is_killed(world: World, before: Before) -> None:
+    world.up(*LEASE, workers=1)
+    kill_operator(world)
+    before.clean("operator", files=False)
+    before.clean("ecmwf", "eumetsat", patience=LEASE_PATIENCE)
+    assert world.status() is None
+    # The next one of this name clears up what is left.
+    world.up(workers=1)
+    compute(world)
+    world.fed("down")
+    before.clean()
+
+
+def test_down_after_the_operator_was_killed_does_not_wait_for_the_lease(
+    world: World, before: Before
+) -> None:
+    world.up("--lease", "1h", workers=1)
+    kill_operator(world)
+    before.clean("operator", files=False)
+    assert before.left(["ecmwf"]) != []
+    world.fed("down")
+    before.clean()
+
+
+def test_a_site_loses_its_node(world: World, before: Before) -> None:
+    world.up(*LEASE, workers=1)
+    os.kill(outer_node(world, "ecmwf"), signal.SIGKILL)
+    before.clean("ecmwf")
+    assert before.left(["eumetsat"]) != []
+    world.fed("down")
+    before.clean()
+
+
+def test_the_operator_loses_its_node(world: World, before: Before) -> None:
+    up = foreground(world, *LEASE)
+    os.kill(outer_node(world, "operator"), signal.SIGKILL)
+    _, told = up.communicate(timeout=60)
+    assert up.returncode != 0
+    assert "scheduler" in told or "node" in told
+    before.clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_restarted_agent_goes_on(world: World, before: Before, number: signal.Signals) -> None:
+    site = world.sites["ecmwf"]
+    world.up("--lease", f"{SHORT_LEASE:g}s", workers=1)
+    site.end(number)
+    site.start()
+    assert "took over what an earlier agent left" in site.log
+    deadline = time.monotonic() + 2.5 * SHORT_LEASE
+    while time.monotonic() < deadline:
+        assert outer_node(world, "ecmwf")
+        time.sleep(0.5)
+    compute(world)
+    world.fed("down")
+    # The agent itself is another process than before.
+    site.end()
+    before.clean()
+
+
+def test_a_node_without_an_agent_ends_with_its_lease(world: World, before: Before) -> None:
+    site = world.sites["ecmwf"]
+    world.up(*LEASE, workers=1)
+    site.end()
+    before.clean("ecmwf", files=False, patience=LEASE_PATIENCE)
+    site.start()
+    until(lambda: site.federations, lambda found: not found)
+    world.fed("down")
+    site.end()
+    before.clean()
+
+
+@pytest.mark.parametrize("others", [["operator"], ["operator", "eumetsat"]])
+def test_a_site_that_is_cut_off_cleans_itself(
+    world: World, before: Before, others: list[str]
+) -> None:
+    world.up(*LEASE, workers=1)
+    for other in others:
+        world.lab.partition("ecmwf", other)
+    before.clean("ecmwf", patience=LEASE_PATIENCE)
+    status: dict[str, Any] = world.status()
+    assert status["phase"] == "running"
+    for other in others:
+        world.lab.partition("ecmwf", other, on=False)
+    world.fed("down")
+    before.clean()
+
+
+def test_a_worker_that_ends_is_told(world: World, before: Before) -> None:
+    up = foreground(world)
+    (worker,) = world.pids("ecmwf", r"dask_worker.* --name ecmwf-1-0")
+    os.kill(worker, signal.SIGKILL)
+    assert up.stderr is not None
+    assert any("worker ecmwf-1-0 ended by itself" in line for line in up.stderr)
+    up.send_signal(signal.SIGINT)
+    up.communicate(timeout=60)
+    before.clean()
