@@ -1,6 +1,6 @@
 //! Exit codes: the one table of them.
 
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 use fed_service::agent::SetupError;
 use fed_service::operator::{DownError, EnrolError, SiteRecordError, UpError};
@@ -17,12 +17,33 @@ const SITE: u8 = 5;
 const REQUEST: u8 = 6;
 const HOST: u8 = 7;
 
+/// An error of a process that was started, which has chosen its exit code already.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Elsewhere {
+    message: String,
+    code: u8,
+}
+
+impl Elsewhere {
+    pub(crate) fn new(message: String, status: ExitStatus) -> Self {
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        Self {
+            message,
+            code: code.filter(|code| *code != 0).unwrap_or(FAILED),
+        }
+    }
+}
+
 /// Chooses the exit code of an error.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(number(error))
 }
 
 fn number(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<Elsewhere>() {
+        return error.code;
+    }
     if let Some(error) = error.downcast_ref::<UpError>() {
         return match error {
             UpError::Request(_) => REQUEST,

@@ -3,18 +3,20 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use fed_core::{Failure, FederationName, Leases, SiteName, WorkerCount};
-use fed_service::operator::{self, Progress, Status, UpError, UpRequest};
+use fed_service::operator::{
+    self, DownError, OperatorState, Progress, Running, Status, UpError, UpRequest,
+};
 use fed_service::python::Interpreter;
 use tokio::sync::mpsc;
 
 use crate::checklist::Checklist;
 use crate::console::{self, Output};
-use crate::{Global, paths};
+use crate::{Global, exit, paths};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -156,7 +158,12 @@ fn keep(global: &Global, arguments: Arguments, mut front: Front) -> anyhow::Resu
 /// Starts this command again in the background, and shows its progress until it runs.
 fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program's own path")?;
-    let log = paths::state(global)?.log_of(&arguments.name)?;
+    let state = paths::state(global)?;
+    // The log of one that runs must not be cut off.
+    if is_running(&state, &arguments.name)? {
+        return Err(UpError::Taken(arguments.name.clone()).into());
+    }
+    let log = state.log_of(&arguments.name)?;
     let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = std::process::Command::new(program)
         .args(std::env::args_os().skip(1))
@@ -186,24 +193,38 @@ fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
         }
         checklist.show(&told);
     }
-    child
+    let status = child
         .wait()
         .context("cannot wait for the background process")?;
-    Err(ended_early(failure, &log))
+    Err(ended_early(failure, status, &log))
+}
+
+fn is_running(state: &OperatorState, name: &FederationName) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match runtime.block_on(Running::find(state, name)) {
+        Ok(running) => Ok(running.is_some()),
+        Err(DownError::Unknown { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Says why the background process ended before the federation ran.
-fn ended_early(failure: Option<Failure>, log: &Path) -> anyhow::Error {
+fn ended_early(failure: Option<Failure>, status: ExitStatus, log: &Path) -> anyhow::Error {
+    if let Some(failure) = failure {
+        return UpError::Failed(failure).into();
+    }
     let said = std::fs::read_to_string(log).unwrap_or_default();
     let error = said
         .lines()
         .rev()
         .find_map(|line| line.strip_prefix("error: "));
-    match (failure, error) {
-        (Some(failure), _) => UpError::Failed(failure).into(),
-        (None, Some(message)) => anyhow!("{message}"),
-        (None, None) => anyhow!("the background process ended; {} says more", log.display()),
-    }
+    let message = match error {
+        Some(message) => message.to_owned(),
+        None => format!("the background process ended; {} says more", log.display()),
+    };
+    exit::Elsewhere::new(message, status).into()
 }
 
 fn summary(status: &Status, output: Output, end: &str) -> anyhow::Result<()> {
