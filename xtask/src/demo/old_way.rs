@@ -26,6 +26,12 @@ pub(super) struct Outcome {
 }
 
 #[derive(Deserialize)]
+struct Connected {
+    #[serde(rename = "connected")]
+    _connected: bool,
+}
+
+#[derive(Deserialize)]
 struct Answer {
     seconds: f64,
     file_bytes: u64,
@@ -61,6 +67,7 @@ pub(super) fn calculate(ground: &Ground, lab: &Lab) -> Result<Vec<Outcome>> {
 }
 
 fn run(client: &mut Conversation, lab: &Lab, name: &str) -> Result<Outcome> {
+    let _connected: Connected = client.ask(&format!("connect {name}"), LIMIT)?;
     let (answer, traffic) = measure::traffic(lab, || client.ask::<Answer>(name, LIMIT))?;
     console::progress(&format!(
         "       {name}: {:.2} s, {} over the WAN",

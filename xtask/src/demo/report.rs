@@ -56,7 +56,8 @@ pub(super) struct RemoteRead {
     pub(super) wan_bytes: u64,
     /// Size of the files that it reads.
     pub(super) file_bytes: u64,
-    /// Share of the seconds in which the busiest link was sending, 0 to 1.
+    /// Share of the time from the first byte to the last in which the busiest link was sending,
+    /// 0 to 1.
     pub(super) link_use: f64,
     /// Whether it read well enough to be compared with.
     pub(super) counts: bool,
@@ -101,7 +102,7 @@ impl RemoteRead {
     #[expect(clippy::cast_precision_loss, reason = "a ratio far from its limit")]
     fn new(outcome: &old_way::Outcome, max_abs_error: f64) -> Self {
         let wan_bytes = outcome.traffic.bytes;
-        let link_use = outcome.traffic.busy.as_secs_f64() / outcome.seconds;
+        let link_use = outcome.traffic.link_use();
         let is_lean = wan_bytes as f64 <= MOST_BYTES * outcome.file_bytes as f64;
         Self {
             seconds: outcome.seconds,
