@@ -163,7 +163,7 @@ fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
     if is_running(&state, &arguments.name)? {
         return Err(UpError::Taken(arguments.name.clone()).into());
     }
-    let log = state.log_of(&arguments.name)?;
+    let log = state.log_of(&arguments.name);
     let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = std::process::Command::new(program)
         .args(std::env::args_os().skip(1))

@@ -42,12 +42,14 @@ pub enum SiteRecordError {
 pub struct OperatorState(PathBuf);
 
 impl OperatorState {
-    /// Opens the state folder, and makes it if there is none.
+    /// Opens the state folder, and makes it if there is none: with the folder of federations, which
+    /// stays when the last one has gone.
     ///
     /// # Errors
     /// If others can read it, or it cannot be made.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         state::private_folder(path)?;
+        state::private_folder(&path.join("federations"))?;
         Ok(Self(path.to_owned()))
     }
 
@@ -114,13 +116,9 @@ impl OperatorState {
         FederationFolder(self.0.join("federations").join(name.as_str()))
     }
 
-    /// The log of a detached `fed up`, whose folder is made.
-    ///
-    /// # Errors
-    /// If the folder cannot be made.
-    pub fn log_of(&self, name: &FederationName) -> Result<PathBuf, StateError> {
-        state::private_folder(&self.0.join("federations"))?;
-        Ok(self.federation(name).log())
+    /// The log of a detached `fed up`.
+    pub fn log_of(&self, name: &FederationName) -> PathBuf {
+        self.federation(name).log()
     }
 
     /// Names of the federations that have a folder, sorted.
@@ -187,7 +185,6 @@ impl FederationFolder {
     /// Claims the name: makes the folder and writes the record. False if it is taken.
     pub(super) fn claim(&self, record: &Record) -> Result<bool, StateError> {
         use std::os::unix::fs::DirBuilderExt as _;
-        state::private_folder(self.0.parent().expect("a federation's folder has a parent"))?;
         match std::fs::DirBuilder::new().mode(0o700).create(&self.0) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
