@@ -23,7 +23,7 @@ LEASE = ("--lease", "10s")
 SHORT_LEASE = 5.0
 LEASE_PATIENCE = 40.0
 """Seconds: the lease, the node's own grace of a few more, and a busy machine."""
-UNKNOWN = 3
+UNKNOWN, SITE = 3, 5
 
 
 @pytest.fixture
@@ -231,3 +231,11 @@ def test_a_worker_that_ends_is_told(world: World, before: Before) -> None:
     up.send_signal(signal.SIGINT)
     up.communicate(timeout=60)
     before.clean()
+
+
+def test_sites_that_do_not_reach_each_other(world: World, before: Before) -> None:
+    world.lab.partition("ecmwf", "eumetsat")
+    refused = world.fed(*world.up_arguments(workers=1), code=SITE)
+    assert "no WireGuard handshake with" in refused.stderr
+    assert "is UDP between them let through" in refused.stderr
+    assert before.left(world.lab.hosts) == []
