@@ -257,7 +257,11 @@ impl NodeClient {
     /// # Errors
     /// If the node is gone already.
     pub async fn stop(&self) -> Result<(), NodeError> {
-        self.order(Request::Stop).await
+        match self.order(Request::Stop).await {
+            // It may be gone before its answer is on its way.
+            Err(NodeError::Control(ControlError::Closed { .. })) => Ok(()),
+            answered => answered,
+        }
     }
 
     /// Subscribes to what happens from now on.
