@@ -6,11 +6,13 @@ they are.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import dask
 import numpy as np
 import pytest
+from distributed import wait
 
 import fed
 from fed.counters import install_counters, read_counters
@@ -70,6 +72,14 @@ def test_a_blockwise_sum_of_two_pools_is_not_fused(client: Client, data: Path) -
     plain = Plain(data)
     np.testing.assert_allclose(result, plain.array(NORTH) + plain.array(SOUTH))
     assert reads_of_workers.take(client)["foreign"] == 0
+
+
+def test_reads_of_one_file_are_spread_over_their_pool(client: Client, data: Path) -> None:
+    chunks = client.persist(fed.open_dataset(data / NORTH / "x.nc", NORTH).t)
+    wait(chunks)
+    workers = Counter(address for place in client.who_has(chunks).values() for address in place)
+    number = chunks.data.npartitions
+    assert sorted(workers.values()) == [number / 2, number / 2]
 
 
 def test_fed_steals_within_pools_only(client: Client) -> None:

@@ -58,7 +58,10 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("dask.tokenize", "_tokenize", ("args", "kwargs")),
     ("distributed.scheduler", "Scheduler._create_taskstate_from_graph",
      ("self", "dsk", "annotations_by_type", "global_annotations", "stimulus_id")),
+    ("distributed.scheduler", "Scheduler.decide_worker_non_rootish", ("self", "ts")),
     ("distributed.scheduler", "Scheduler.transitions", ("self", "recommendations", "stimulus_id")),
+    ("distributed.scheduler", "Scheduler.valid_workers", ("self", "ts")),
+    ("distributed.scheduler", "Scheduler.worker_objective", ("self", "ts", "ws")),
     ("distributed.shuffle._core", "barrier_key", ("shuffle_id",)),
     ("distributed.shuffle._scheduler_plugin", "ShuffleSchedulerPlugin._calculate_worker_for",
      ("self", "spec")),
@@ -444,6 +447,24 @@ def hook_shuffles(scheduler: Any, allowed: Callable[[Any], set[str] | None]) -> 
             barrier.worker_restrictions = given
 
     shuffles._calculate_worker_for = calculate_within
+
+
+def hook_placement(scheduler: Any, choose: Callable[[Any], Any | None]) -> None:
+    """Let a function choose the worker of a task that is not spread as a root of its graph.
+
+    Parameters
+    ----------
+    scheduler
+        A running scheduler.
+    choose
+        Takes a `TaskState` and returns a `WorkerState`, or None to leave the choice to Dask.
+    """
+    decide = scheduler.decide_worker_non_rootish
+
+    def decide_or_choose(ts: Any) -> Any:
+        return choose(ts) or decide(ts)
+
+    scheduler.decide_worker_non_rootish = decide_or_choose
 
 
 def scheduler_identity(client: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fed import _dask_private as dask_private
 from fed.counters import PoolCounters
 from fed.errors import StalePinError
 from fed.names import pools_in, resource_of
+from fed.spreading import spread_loads
 from fed.stealing import confine_stealing
 from fed.submission import Submission, conflict
 from fed.versions import SUPPORTED_DASK, is_supported
@@ -58,6 +59,7 @@ async def dask_setup(scheduler: Scheduler) -> None:
         scheduler.handlers["fed_stats"] = counters.stats
         _read_pins(scheduler, tuple(sites))
         _confine_shuffles(scheduler)
+        spread_loads(scheduler)
     except Exception as error:
         logger.exception("fed's extension of the scheduler did not start")
         raise SystemExit(f"fed.scheduler: {error}") from error
