@@ -22,7 +22,7 @@ def warm_up(client: fed.FedClient, workers: int) -> None:
     if known != workers:
         sys.exit(f"fed up is done, but the scheduler knows {known} workers instead of {workers}")
     first, second = (fed.open_dataset(path).air_temperature for path in WARM_UP)
-    (first.mean("latitude") - second.mean("latitude")).compute()
+    (first.mean("realization") - second.mean("realization")).compute()
 
 
 def since(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

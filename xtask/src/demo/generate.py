@@ -86,10 +86,12 @@ def write_observations(
 
 
 def write_warm_up(path: Path) -> None:
-    """Write a file for calculations whose time does not count."""
+    """Write a file for calculations whose time does not count: a chunk for each member."""
     axis = np.arange(8, dtype="f4")
     with start(path, axis, axis) as data:
-        air_temperature(data, ("latitude", "longitude"), (4, 8))[:] = 273.15
+        data.createDimension("realization", REALIZATIONS)
+        dimensions = ("realization", "latitude", "longitude")
+        air_temperature(data, dimensions, (1, 8, 8))[:] = np.full((REALIZATIONS, 8, 8), 273.15)
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def main() -> None:
     reader = Reader(port)
     reader.fetch("warm_up")
     first, second = (reader.open_dataset(path, {}).air_temperature for path in PATHS["warm_up"])
-    (first.mean("latitude") - second.mean("latitude")).compute()
+    (first.mean("realization") - second.mean("realization")).compute()
 
     def calculate(word: str) -> dict[str, Any]:
         *connect, name = word.split()
