@@ -95,18 +95,23 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<()> {
 enum Front {
     /// A person.
     Checklist(Checklist, Output),
-    /// The `fed up -d` that started this process, until it has left.
+    /// The `fed up -d` that started this process.
     Lines,
+    /// Nobody any more: it has seen the federation run.
+    Nobody,
 }
 
 impl Front {
     fn show(&mut self, progress: &Progress) -> anyhow::Result<()> {
         match self {
             Self::Lines => {
-                // The reader leaves when the federation runs.
-                let _ = console::json(progress);
+                console::json(progress)?;
+                if let Progress::Running { .. } = progress {
+                    *self = Self::Nobody;
+                }
                 Ok(())
             }
+            Self::Nobody => Ok(()),
             Self::Checklist(checklist, output) => {
                 checklist.show(progress);
                 if let Progress::Running { status } = progress {
@@ -143,7 +148,12 @@ fn keep(global: &Global, arguments: Arguments, mut front: Front) -> anyhow::Resu
         loop {
             tokio::select! {
                 biased;
-                Some(told) = progress.recv() => front.show(&told)?,
+                Some(told) = progress.recv() => if let Err(error) = front.show(&told) {
+                    // Who asked for the federation has left.
+                    drop(progress);
+                    up.await?;
+                    return Err(error);
+                },
                 ended = &mut up => {
                     while let Ok(told) = progress.try_recv() {
                         front.show(&told)?;

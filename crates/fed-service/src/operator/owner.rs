@@ -95,6 +95,9 @@ impl Operator {
                 Some(outcome) = results.recv() => self.take(outcome),
                 Some(question) = questions.recv() => self.answer(question),
                 () = signals.any() => self.handle(Event::End),
+                () = self.front_end.closed(), if self.lifecycle.phase() < Phase::Ending => {
+                    self.handle(Event::End);
+                }
                 _ = renewal.tick() => self.renew(),
             }
         }

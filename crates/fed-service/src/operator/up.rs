@@ -73,7 +73,7 @@ pub enum UpError {
 }
 
 /// Brings a federation up, keeps it, and ends it when told to: by Ctrl-C, SIGTERM, SIGHUP or
-/// `fed down`. Returns when nothing is left.
+/// `fed down`, or when the receiver of `progress` is dropped. Returns when nothing is left.
 ///
 /// # Errors
 /// See [`UpError`]; everything that was started has been ended.
