@@ -36,10 +36,10 @@ def compute(world: World) -> None:
     """Compute something on all workers, as a federation that is alive can."""
     with world.notebook() as notebook:
         notebook.connect()
-        assert notebook(_square_everywhere) == sorted(world.sites)
+        assert notebook(_pools_at_work) == sorted(world.sites)
 
 
-def _square_everywhere() -> list[str]:
+def _pools_at_work() -> list[str]:
     from distributed import get_client
 
     pools = get_client().run(_pool_here)
@@ -65,6 +65,12 @@ def foreground(world: World, *options: str) -> subprocess.Popen[str]:
     return world.up_in_foreground(*options, workers=1)
 
 
+def read_until(up: subprocess.Popen[str], text: str) -> None:
+    """Read what `fed up` tells until it has told this."""
+    assert up.stderr is not None
+    assert any(text in line for line in up.stderr), f"fed up never said {text!r}"
+
+
 def kill_operator(world: World) -> None:
     """Kill `fed up` itself, not the program that runs it in the host."""
     (pid,) = world.pids("operator", r"fed .*\bup ecmwf")
@@ -87,14 +93,14 @@ def test_down(world: World, before: Before) -> None:
     world.up(workers=1)
     compute(world)
     world.fed("down")
-    assert before.left(world.lab.hosts) == []
+    before.clean()
     refused = world.fed("down", code=UNKNOWN)
     assert "no federation is called fed" in refused.stderr
     # The name and all ports are free again.
     world.up(workers=1)
     compute(world)
     world.fed("down")
-    assert before.left(world.lab.hosts) == []
+    before.clean()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -110,15 +116,33 @@ def test_a_signal(world: World, before: Before, number: signal.Signals) -> None:
 @pytest.mark.parametrize("step", ["ecmwf: answered", "keys exchanged", "workers started"])
 def test_a_signal_on_the_way_up(world: World, before: Before, step: str) -> None:
     up = world.start_up(workers=1)
-    assert up.stderr is not None
-    for line in up.stderr:
-        if step in line:
-            break
-    else:
-        raise AssertionError(f"fed up never said {step!r}")
+    read_until(up, step)
     up.send_signal(signal.SIGINT)
     _, told = up.communicate(timeout=60)
     assert "nothing is left" in told
+    before.clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_shell_leaves_while_the_federation_comes_up(
+    world: World, before: Before, number: signal.Signals
+) -> None:
+    """`fed up -d` has not returned yet: whoever ends it does not want the federation."""
+    up = world.start_up("--detach", workers=1)
+    read_until(up, "keys exchanged")
+    up.send_signal(number)
+    up.communicate(timeout=60)
+    before.clean()
+    world.fed("down", code=UNKNOWN)
+
+
+def test_nobody_reads_what_up_prints(world: World, before: Before) -> None:
+    up = world.start_up(workers=1)
+    assert up.stdout is not None
+    assert up.stderr is not None
+    up.stdout.close()
+    assert "cannot write to standard output" in up.stderr.read()
+    assert up.wait(timeout=60) != 0
     before.clean()
 
 
@@ -206,6 +230,70 @@ def test_a_node_without_an_agent_ends_with_its_lease(world: World, before: Befor
     before.clean()
 
 
+def test_a_sandbox_loses_its_first_process(world: World, before: Before) -> None:
+    world.up(*LEASE, workers=1)
+    network = _network(outer_node(world, "ecmwf"))
+    (inner,) = (pid for pid in world.pids("ecmwf", r"fed node") if _network(pid) != network)
+    os.kill(inner, signal.SIGKILL)
+    before.clean("ecmwf")
+    world.fed("down")
+    before.clean()
+
+
+def test_the_scheduler_dies(world: World, before: Before) -> None:
+    up = foreground(world)
+    (scheduler,) = world.pids("operator", r"distributed\.cli\.dask_scheduler")
+    os.kill(scheduler, signal.SIGKILL)
+    _, told = up.communicate(timeout=60)
+    assert up.returncode != 0
+    assert "the scheduler ended" in told
+    before.clean()
+
+
+def _keep_busy() -> None:
+    import subprocess
+
+    from distributed import fire_and_forget, get_client
+
+    def never_end() -> None:
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(1000)
+
+    client = get_client()
+    client.run(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+    for pool in ("ecmwf", "eumetsat"):
+        fire_and_forget(client.submit(never_end, resources={f"pool-{pool}": 0}, pure=False))
+
+
+def test_down_while_workers_are_busy(world: World, before: Before) -> None:
+    """Tasks that never end, ignore signals and start programs of their own are ended too."""
+    world.up(workers=1)
+    notebook = world.notebook()
+    notebook.connect()
+    notebook(_keep_busy)
+    for site in world.sites:
+        until(lambda site=site: world.pids(site, "^sleep 1000"))  # type: ignore[misc]
+    notebook.close()
+    world.fed("down")
+    before.clean()
+
+
+def test_a_short_cut_heals(world: World, before: Before) -> None:
+    world.up("--lease", "60s", workers=1)
+    with world.notebook() as notebook:
+        notebook.connect()
+        for other in ("operator", "eumetsat"):
+            world.lab.partition("ecmwf", other)
+        time.sleep(3)
+        for other in ("operator", "eumetsat"):
+            world.lab.partition("ecmwf", other, on=False)
+        assert notebook(_pools_at_work) == sorted(world.sites)
+    assert world.status()["phase"] == "running"
+    world.fed("down")
+    before.clean()
+
+
 @pytest.mark.parametrize("others", [["operator"], ["operator", "eumetsat"]])
 def test_a_site_that_is_cut_off_cleans_itself(
     world: World, before: Before, others: list[str]
@@ -226,8 +314,7 @@ def test_a_worker_that_ends_is_told(world: World, before: Before) -> None:
     up = foreground(world)
     (worker,) = world.pids("ecmwf", r"dask_worker.* --name ecmwf-1-0")
     os.kill(worker, signal.SIGKILL)
-    assert up.stderr is not None
-    assert any("worker ecmwf-1-0 ended by itself" in line for line in up.stderr)
+    read_until(up, "worker ecmwf-1-0 ended by itself")
     up.send_signal(signal.SIGINT)
     up.communicate(timeout=60)
     before.clean()
