@@ -1,12 +1,17 @@
 //! How a federation stands: asked of the scheduler and of every member at once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use fed_core::Member;
+use fed_core::{Leases, Member};
+use tokio::time::timeout;
 
 use super::driver::Driver;
 use super::report::{MemberReport, Status, WorkerReport};
 use super::scheduler;
+
+/// How long a member may take to answer: whoever asks wants to know which ones do not.
+const PATIENCE: Duration = Leases::CONNECT;
 
 type Workers = Result<BTreeMap<String, Vec<WorkerReport>>, String>;
 
@@ -40,9 +45,14 @@ async fn report(driver: &Driver, member: Member, workers: &Workers) -> MemberRep
         .filter(|(site, _)| site.member == member.id)
         .map(|(_, pool)| pool.offer.name.to_string())
         .collect();
-    let (peers, problem) = match driver.peers(member.id).await {
-        Ok(peers) => (peers, workers.as_ref().err().cloned()),
-        Err(problem) => (Vec::new(), Some(problem)),
+    let (peers, problem) = match timeout(PATIENCE, driver.peers(member.id)).await {
+        Ok(Ok(peers)) => (peers, workers.as_ref().err().cloned()),
+        Ok(Err(problem)) => (Vec::new(), Some(problem)),
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            let problem = format!("no answer in {seconds} s; is it cut off from the operator?");
+            (Vec::new(), Some(problem))
+        }
     };
     let known = |pool: &String| {
         workers
