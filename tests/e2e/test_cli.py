@@ -60,16 +60,23 @@ def test_logs_of_one_process(federation: World) -> None:
 
 
 def test_a_name_that_is_taken(federation: World) -> None:
-    refused = federation.up(code=TAKEN)
-    assert "fed is up already" in refused.stderr
-    assert "--name" in refused.stderr
+    log = federation.state / "federations" / "fed.log"
+    before = log.read_text()
+    for arguments in (federation.up_arguments(), federation.up_arguments("--detach")):
+        refused = federation.fed(*arguments, code=TAKEN)
+        assert "fed is up already" in refused.stderr
+        assert "--name" in refused.stderr
     assert federation.status()["phase"] == "running"
+    assert before
+    assert log.read_text().startswith(before)
 
 
 def test_a_site_that_nobody_enrolled(federation: World) -> None:
-    refused = federation.fed("up", "ecmfw", "--name", "other", code=UNKNOWN)
-    assert "did you mean ecmwf?" in refused.stderr
-    assert "fed site list" in refused.stderr
+    arguments = ("up", "ecmfw", "--name", "other", "--python", federation.paths.python)
+    for options in ((), ("--detach",)):
+        refused = federation.fed(*arguments, *options, code=UNKNOWN)
+        assert "did you mean ecmwf?" in refused.stderr
+        assert "fed site list" in refused.stderr
 
 
 def test_workers_of_a_pool_that_is_misspelt(federation: World) -> None:

@@ -304,10 +304,23 @@ def test_a_site_that_is_cut_off_cleans_itself(
     before.clean("ecmwf", patience=LEASE_PATIENCE)
     status: dict[str, Any] = world.status()
     assert status["phase"] == "running"
+    problems = {member["name"]: member["problem"] for member in status["members"]}
+    assert problems["ecmwf"]
+    assert problems["eumetsat"] is None
     for other in others:
         world.lab.partition("ecmwf", other, on=False)
     world.fed("down")
     before.clean()
+
+
+def test_down_while_a_site_is_cut_off(world: World, before: Before) -> None:
+    world.up(*LEASE, workers=1)
+    world.lab.partition("ecmwf", "operator")
+    told = world.fed("down").stderr
+    assert "ecmwf" in told
+    assert "when its lease lapses" in told
+    before.clean("operator", "eumetsat")
+    before.clean("ecmwf", patience=LEASE_PATIENCE)
 
 
 def test_a_worker_that_ends_is_told(world: World, before: Before) -> None:
