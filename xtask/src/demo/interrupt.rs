@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Whether the demonstration is to stop.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
@@ -16,8 +16,8 @@ impl Interrupt {
     /// # Errors
     /// If they cannot be caught.
     pub(super) fn install() -> Result<Self> {
-        let interrupt = Self(Arc::default());
-        let raised = Arc::clone(&interrupt.0);
+        let interrupt = Self::default();
+        let raised = interrupt.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
@@ -38,15 +38,15 @@ impl Interrupt {
                         _ = term.recv() => {}
                     }
                 });
-                raised.store(true, Ordering::Relaxed);
+                raised.raise();
             })
             .context("cannot watch for Ctrl-C")?;
         Ok(interrupt)
     }
 
-    /// Whether one has come.
-    pub(super) fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Makes every wait stop.
+    pub(super) fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 
     /// Gives up if one has come.
@@ -54,7 +54,7 @@ impl Interrupt {
     /// # Errors
     /// If one has come.
     pub(super) fn check(&self) -> Result<()> {
-        if self.is_raised() {
+        if self.0.load(Ordering::Relaxed) {
             bail!("stopped by a signal; all hosts and programs have been ended");
         }
         Ok(())

@@ -151,3 +151,50 @@ pub(super) fn output(
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_program_is_asked_and_answers() {
+        let interrupt = Interrupt::default();
+        let script = "while read word; do echo heard $word; done; exit 3";
+        let mut program = Program::start("echo", &mut shell(script), &interrupt).unwrap();
+        program.tell("one").unwrap();
+        assert_eq!(program.line(LIMIT).unwrap().unwrap(), "heard one");
+        assert_eq!(program.finish(LIMIT).unwrap().code(), Some(3));
+    }
+
+    #[test]
+    fn a_failure_names_the_program() {
+        let interrupt = Interrupt::default();
+        let given = output("cat", &mut shell("cat"), Some("line"), LIMIT, &interrupt);
+        assert_eq!(given.unwrap(), "line\n");
+        let error = output("the shell", &mut shell("exit 4"), None, LIMIT, &interrupt);
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("the shell failed: exit status: 4"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_limit_and_at_an_interrupt() {
+        let interrupt = Interrupt::default();
+        let mut program = Program::start("cat", &mut shell("cat"), &interrupt).unwrap();
+        let error = program.line(Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains("cat did not answer within 0 s"), "{error}");
+        interrupt.raise();
+        let error = program.line(LIMIT).unwrap_err().to_string();
+        assert!(error.contains("stopped by a signal"), "{error}");
+    }
+}

@@ -158,3 +158,101 @@ impl Report {
         problems
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            up_seconds: 4.0,
+            workers: 4,
+            calculations: vec![Calculation {
+                name: "predictions",
+                federated: Federated {
+                    seconds: 1.0,
+                    wan_bytes: 1_000,
+                },
+                remote_read: RemoteRead {
+                    seconds: 15.0,
+                    wan_bytes: 200_000,
+                    file_bytes: 190_000,
+                    link_use: 0.9,
+                    counts: true,
+                    max_abs_error: 0.0,
+                },
+                max_abs_error: 1e-4,
+                rounding: 1e-4,
+                tasks_per_site: BTreeMap::from([("ecmwf".to_owned(), 3)]),
+                foreign_reads: 0,
+                cross_pool_steals: 0,
+            }],
+            leftovers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_right_is_no_problem() {
+        assert_eq!(report().problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn whatever_is_wrong_is_a_problem() {
+        type Change = fn(&mut Report);
+        let changes: [(Change, &str); 6] = [
+            (
+                |report| report.calculations[0].max_abs_error = 2e-4,
+                "2.00e-4 K off",
+            ),
+            (
+                |report| report.calculations[0].max_abs_error = f64::NAN,
+                "NaN K off",
+            ),
+            (
+                |report| report.calculations[0].remote_read.max_abs_error = 1.0,
+                "the old way's result",
+            ),
+            (
+                |report| report.calculations[0].foreign_reads = 2,
+                "2 reads in a foreign pool",
+            ),
+            (
+                |report| report.calculations[0].cross_pool_steals = 1,
+                "1 tasks stolen",
+            ),
+            (
+                |report| report.leftovers.push("process 7 (fed)".to_owned()),
+                "left over: process 7",
+            ),
+        ];
+        for (change, expected) in changes {
+            let mut report = report();
+            change(&mut report);
+            let problems = report.problems();
+            assert!(
+                problems.len() == 1 && problems[0].contains(expected),
+                "{problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_file_has_the_fields_that_are_promised() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        report().write(&path).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let calculation = &value["calculations"][0];
+        assert_eq!(value["workers"], 4);
+        assert_eq!(value["up_seconds"], 4.0);
+        assert_eq!(value["leftovers"], serde_json::json!([]));
+        assert_eq!(calculation["name"], "predictions");
+        assert_eq!(calculation["federated"]["wan_bytes"], 1_000);
+        assert_eq!(calculation["remote_read"]["seconds"], 15.0);
+        assert_eq!(calculation["tasks_per_site"]["ecmwf"], 3);
+        for field in ["max_abs_error", "foreign_reads", "cross_pool_steals"] {
+            assert!(calculation[field].is_number(), "{field}");
+        }
+    }
+}
