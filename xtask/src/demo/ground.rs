@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -211,16 +212,12 @@ fn build(root: &Path, profile: Profile, interrupt: &Interrupt) -> Result<PathBuf
     let mut command = Command::new("cargo");
     command
         .current_dir(root)
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "fed-cli",
-            "--profile",
-            name,
-        ])
+        .args(["build", "--package", "fed-cli", "--profile", name])
         .arg("--target-dir")
         .arg(&target);
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
     program::output("cargo build", &mut command, None, BUILD_LIMIT, interrupt)?;
     Ok(target.join(folder).join("fed"))
 }
