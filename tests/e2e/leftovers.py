@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +76,12 @@ class Before:
     def _files(self, name: str) -> list[Path]:
         root = self.world.state if name == OPERATOR else self.world.sites[name].state
         scratch = _scratch(self.world.lab[name]) - self.scratch[name]
-        kept = sorted((root / "federations").rglob("*"))
+        # Unlike a glob, a walk goes on where files vanish under it.
+        kept = [
+            Path(folder, name)
+            for folder, folders, files in os.walk(root / "federations")
+            for name in (*folders, *files)
+        ]
         return [*kept, *(self.world.lab[name].path(each) for each in scratch)]
 
     def clean(self, *hosts: str, files: bool = True, patience: float = PATIENCE) -> None:
