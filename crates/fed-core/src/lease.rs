@@ -32,6 +32,10 @@ impl Leases {
     /// How long a process may take from SIGTERM until SIGKILL.
     pub const GRACE: Duration = Duration::from_secs(3);
 
+    /// How long a site may take to end its part: the grace of its processes, twice, and the way.
+    /// One that does not answer in time ends it by its lease.
+    pub const LEAVE: Duration = Duration::from_secs(10);
+
     /// Makes a table with this lease, limited to [`Leases::MIN`]`..=`[`Leases::MAX`].
     pub fn new(federation: Duration) -> Self {
         Self {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
-use fed_core::{FederationId, FederationName, SiteName};
+use fed_core::{FederationId, FederationName, Leases, SiteName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -16,6 +17,9 @@ use super::site::SiteClient;
 use super::state::{FederationFolder, OperatorState};
 use crate::control::{self, Connection, ControlError, Writer};
 use crate::state::StateError;
+
+/// How often a process that ends is looked at.
+const POLL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
@@ -56,7 +60,7 @@ pub(super) async fn listen(
             Ok(_) => warn!("another user tried the control socket"),
             Err(error) => {
                 warn!(%error, "control socket");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -182,6 +186,7 @@ fn running(names: &[FederationName]) -> String {
 pub struct Running {
     connection: Connection,
     folder: FederationFolder,
+    process: u32,
 }
 
 impl Running {
@@ -194,14 +199,19 @@ impl Running {
         name: &FederationName,
     ) -> Result<Option<Self>, DownError> {
         let folder = state.federation(name);
-        if folder.record()?.is_none() {
+        let Some(record) = folder.record()? else {
             return Err(DownError::Unknown {
                 name: name.clone(),
                 others: state.federations()?,
             });
-        }
+        };
+        let process = record.pid;
         match Connection::open(&folder.socket()).await {
-            Ok(connection) => Ok(Some(Self { connection, folder })),
+            Ok(connection) => Ok(Some(Self {
+                connection,
+                folder,
+                process,
+            })),
             Err(ControlError::Unreachable { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -243,9 +253,22 @@ impl Running {
             }
             reply = self.connection.next().await?;
         }
-        // The process removes the folder last of all; then the name is free.
-        while self.folder.path().exists() && self.connection.next::<Reply>().await?.is_some() {}
+        self.await_process().await;
         Ok(())
+    }
+
+    /// Waits until the process of `fed up` is gone, too: then the name is free.
+    async fn await_process(&self) {
+        // A zombie, whose parent has not looked yet, has no executable any more.
+        let executable = format!("/proc/{}/exe", self.process);
+        let gone = async {
+            while std::fs::read_link(&executable).is_ok() {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        if tokio::time::timeout(Leases::GRACE, gone).await.is_err() {
+            warn!(pid = self.process, "the process of `fed up` is still there");
+        }
     }
 
     fn confused(&self) -> DownError {

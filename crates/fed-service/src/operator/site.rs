@@ -192,9 +192,10 @@ impl SiteClient {
     }
 
     pub(super) async fn leave(&self, id: FederationId) -> Result<(), SiteError> {
-        let request = timed(v1::LeaveRequest {
+        let mut request = Request::new(v1::LeaveRequest {
             federation: id.to_string(),
         });
+        request.set_timeout(Leases::LEAVE);
         self.agent.clone().leave(request).await?;
         Ok(())
     }
