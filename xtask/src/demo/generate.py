@@ -14,7 +14,8 @@ import numpy as np
 
 REALIZATIONS = 18
 HEIGHTS = 33
-CHUNK = (1, HEIGHTS, 240, 320)
+CHUNK = (REALIZATIONS, HEIGHTS, 60, 160)
+"""A chunk holds a region's whole ensemble (23 MB), as in the calculation of 2022."""
 SCENARIOS = {"ecmwf": "A1B_north_america.nc", "eumetsat": "E1_north_america.nc"}
 SEED = 20220719
 
