@@ -193,3 +193,28 @@ def test_nothing_of_the_agents_environment(at_site: Callable) -> None:
 
 def _environment() -> dict[str, str]:
     return dict(os.environ)
+
+
+def test_what_is_planted_among_the_logs_is_not_read(at_site: Callable, federation: World) -> None:
+    """Workers write where their logs lie; the agent reads them with its own rights."""
+    secret = next(federation.sites["ecmwf"].state.glob("identity/*"))
+
+    def plant(target: str) -> None:
+        logs = Path.home() / "logs"
+        (logs / "planted-link.log").symlink_to(target)
+        os.mkfifo(logs / "planted-pipe.log")
+
+    def clear() -> None:
+        for planted in (Path.home() / "logs").glob("planted-*"):
+            planted.unlink()
+
+    assert "PRIVATE KEY" in secret.read_text()
+    at_site("ecmwf", plant, str(secret))
+    try:
+        shown = federation.fed("logs", "--tail", "0").stdout
+        again = federation.fed("logs", "--only", "planted", "--tail", "0").stdout
+    finally:
+        at_site("ecmwf", clear)
+    assert "ecmwf/ecmwf-1-0: " in shown
+    assert "CERTIFICATE" not in shown + again
+    assert "PRIVATE KEY" not in shown + again

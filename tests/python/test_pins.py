@@ -7,6 +7,7 @@ import functools
 import operator
 import pickle
 from typing import Any
+from unittest.mock import MagicMock
 
 import dask
 import pytest
@@ -165,3 +166,9 @@ def test_errors_travel_with_their_fields_and_notes(name: str) -> None:
     assert str(copy) == "it failed"
     assert vars(copy)["pools"] == ("north", "south")
     assert copy.__notes__ == ["at the site"]
+
+
+@pytest.mark.parametrize("func", [dask.delayed(len), MagicMock()], ids=["delayed", "mock"])
+def test_a_function_with_every_attribute_is_not_followed_for_ever(func: Any) -> None:
+    """Such an object is what `client.submit(dask.delayed(len), …)` sends."""
+    assert find_pools((func, 1)) == frozenset()

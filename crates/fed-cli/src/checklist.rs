@@ -19,6 +19,8 @@ pub(crate) struct Checklist {
     lines: Vec<Line>,
     drawn: usize,
     terminal: bool,
+    /// A warning was shown since the federation began to end.
+    warned: bool,
     began: Instant,
 }
 
@@ -28,6 +30,7 @@ impl Checklist {
             lines: Vec::new(),
             drawn: 0,
             terminal: console::is_terminal(),
+            warned: false,
             began: Instant::now(),
         }
     }
@@ -45,13 +48,24 @@ impl Checklist {
                     "the Python environments differ, which usually works:\n{table}"
                 ));
             }
-            Progress::Warning { message } => self.above(&format!("warning: {message}")),
-            Progress::Ending { failure: Some(_) } => self.above("ending what was started"),
+            Progress::Warning { message } => {
+                self.warned = true;
+                self.above(&format!("warning: {message}"));
+            }
+            Progress::Ending { failure: Some(_) } => {
+                self.warned = false;
+                self.above("ending what was started");
+            }
             Progress::Ended => {
                 self.finish();
-                console::note("nothing is left");
+                console::note(if self.warned {
+                    "ended, but for what the warnings above say"
+                } else {
+                    "nothing is left"
+                });
             }
-            Progress::Running { .. } | Progress::Ending { failure: None } => {}
+            Progress::Ending { failure: None } => self.warned = false,
+            Progress::Running { .. } => {}
         }
     }
 

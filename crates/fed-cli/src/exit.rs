@@ -56,7 +56,8 @@ fn number(error: &anyhow::Error) -> u8 {
             UpError::Site(SiteRecordError::State(_))
             | UpError::State(_)
             | UpError::Identity(_)
-            | UpError::System(_) => FAILED,
+            | UpError::System(_)
+            | UpError::Exposed { .. } => FAILED,
         };
     }
     if let Some(SiteRecordError::Unknown { .. }) = error.downcast_ref() {

@@ -111,7 +111,12 @@ impl Front {
                 }
                 Ok(())
             }
-            Self::Nobody => Ok(()),
+            Self::Nobody => {
+                if let Progress::Warning { message } = progress {
+                    tracing::warn!("{message}");
+                }
+                Ok(())
+            }
             Self::Checklist(checklist, output) => {
                 checklist.show(progress);
                 if let Progress::Running { status } = progress {

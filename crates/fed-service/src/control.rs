@@ -17,7 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 
 /// Longest line, in bytes, that either side reads.
-const MAX_LINE: usize = 1 << 20;
+const MAX_LINE: usize = 64 << 20;
 
 /// Why a control socket could not be used.
 #[derive(Debug, Error)]

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Parts of the system that any interpreter needs, where they exist. Not all of /etc: an agent may
 /// run as root, whose workers could then read what is root's.
-const SYSTEM: [&str; 21] = [
+const SYSTEM: [&str; 23] = [
     "/usr",
     "/bin",
     "/sbin",
@@ -38,8 +38,10 @@ const SYSTEM: [&str; 21] = [
     "/etc/localtime",
     "/etc/nsswitch.conf",
     "/etc/passwd",
-    "/etc/pki",
-    "/etc/ssl",
+    "/etc/pki/ca-trust",
+    "/etc/pki/tls/certs",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
     "/etc/timezone",
 ];
 
@@ -118,6 +120,18 @@ impl Interpreter {
         .into_iter()
         .chain(python)
         .collect()
+    }
+
+    /// The same interpreter by its own absolute path, which means the same inside a sandbox. After
+    /// a prologue, the name is left to what the prologue has set up.
+    pub fn resolved(&self, inspection: &Inspection) -> Self {
+        let mut resolved = self.clone();
+        if self.prologue.trim().is_empty() {
+            resolved
+                .python
+                .clone_from(&inspection.environment.executable);
+        }
+        resolved
     }
 
     /// Asks the interpreter for its version, packages and folders.
@@ -208,6 +222,13 @@ pub(crate) fn readable(inspection: &Inspection, named: Vec<PathBuf>) -> Vec<Path
     paths
 }
 
+/// Finds the readable path, if any, through which processes in a sandbox would see `secret`.
+pub(crate) fn exposed<'a>(secret: &Path, readable: &'a [PathBuf]) -> Option<&'a PathBuf> {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let secret = real(secret);
+    readable.iter().find(|path| secret.starts_with(real(path)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +274,17 @@ mod tests {
             chatty.to_string().contains("does the prologue print"),
             "{chatty}"
         );
+    }
+
+    #[test]
+    fn finds_what_would_be_exposed() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("opt/state");
+        std::fs::create_dir_all(&state).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("opt"), folder.path().join("link")).unwrap();
+        let readable = [folder.path().join("usr"), folder.path().join("link")];
+        assert_eq!(exposed(&state, &readable), Some(&readable[1]));
+        assert_eq!(exposed(&state, &readable[..1]), None);
     }
 
     #[test]

@@ -131,14 +131,19 @@ def find_pools(node: object, memo: dict[int, frozenset[str]] | None = None) -> f
     return frozenset()
 
 
+_WRAPPERS = 8
+"""Wrappers around a function that are looked into. Some objects, such as a `Delayed`, have every
+attribute that they are asked for: without a bound, one of them would stop the scheduler."""
+
+
 def _pool_of_function(func: object) -> frozenset[str]:
-    while True:
+    for _ in range(_WRAPPERS):
         if isinstance(func, Pinned):
             return frozenset((func.pool,))
-        inner = getattr(func, "func", None)  # functools.partial and its like
-        if inner is None or inner is func:
-            return frozenset()
-        func = inner
+        func = getattr(func, "func", None)  # functools.partial and its like
+        if func is None:
+            break
+    return frozenset()
 
 
 def _pools_in_task(task: Any, memo: dict[int, frozenset[str]] | None) -> frozenset[str]:

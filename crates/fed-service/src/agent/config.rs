@@ -153,12 +153,36 @@ impl AgentConfig {
         if !self.state.is_absolute() {
             return wrong("state", format!("{} is not absolute", self.state.display()));
         }
+        if self.name.as_str() == "operator" {
+            return wrong(
+                "name",
+                "\"operator\" is what fed calls the operator's host; choose another".to_owned(),
+            );
+        }
         for (index, pool) in self.pools.iter().enumerate() {
             if self.pools[..index]
                 .iter()
                 .any(|other| other.name == pool.name)
             {
                 return wrong("pool", format!("{} is named twice", pool.name));
+            }
+            if let (Some(workers), Some(max)) = (pool.workers, pool.max_workers)
+                && workers > max
+            {
+                return wrong(
+                    "pool.workers",
+                    format!("{workers} is more than max_workers, {max}"),
+                );
+            }
+            if pool
+                .data
+                .iter()
+                .any(|root| root.trim_end_matches('/').is_empty())
+            {
+                return wrong(
+                    "pool.data",
+                    "\"/\" would show workers the whole host".to_owned(),
+                );
             }
             let relative = |root: &&String| !root.starts_with('/') && !root.contains("://");
             if let Some(root) = pool.data.iter().find(relative) {

@@ -16,7 +16,7 @@ use tracing::{Instrument as _, error, info, warn};
 
 use super::workers::{self, WorkerKit};
 use crate::node::{
-    self, NodeClient, NodeEvent, NodeEvents, NodeFolder, NodeSpec, Ready, Report, Supervision,
+    self, NodeClient, NodeEvent, NodeEvents, NodeFolder, NodeSpec, Ready, Report, Supervision, log,
 };
 use crate::python::{self, Interpreter};
 use crate::state::{self, StateError};
@@ -40,6 +40,8 @@ pub(super) struct Record {
     pub(super) lease: Duration,
     pub(super) scheduler: Option<String>,
     pub(super) all_pools: Vec<String>,
+    /// The node's process.
+    pub(super) node_pid: Option<u32>,
     /// Number that the next worker gets.
     pub(super) next_worker: u32,
     /// Names of the workers that should run, by pool.
@@ -274,7 +276,10 @@ impl Task {
                 let _ = answer.send(self.stop_workers(workers).await.map(|()| self.names()));
             }
             Call::Logs(tail, answer) => {
-                let _ = answer.send(Ok(self.logs(tail)));
+                let logs = self.logs(tail);
+                tokio::spawn(async move {
+                    let _ = answer.send(Ok(logs.await));
+                });
             }
             Call::Renew(answer) => {
                 let renewed = self.client.renew().await;
@@ -306,14 +311,15 @@ impl Task {
             read_only: self.host.read_only.clone(),
         };
         let spawned = node::spawn(&self.host.program, &self.node, &spec).await;
-        let (ready, supervision) =
+        let (ready, mut supervision) =
             spawned.map_err(|error| refuse(Reason::ProcessFailed, &error))?;
-        python::install_package(&self.node.package()).map_err(|error| internal(&error))?;
-        let events = self
-            .client
-            .watch()
-            .await
-            .map_err(|error| refuse(Reason::ProcessFailed, &error))?;
+        let events = match self.equip(ready.pid).await {
+            Ok(events) => events,
+            Err(refusal) => {
+                supervision.ended(Duration::ZERO).await;
+                return Err(refusal);
+            }
+        };
         info!(udp_port = ready.udp_port, "node started");
         self.running = Some(Running {
             ready: ready.clone(),
@@ -323,11 +329,26 @@ impl Task {
         Ok(ready)
     }
 
+    /// Gives a new node what its processes need, and watches it.
+    async fn equip(&mut self, pid: u32) -> Result<NodeEvents, Refusal> {
+        self.record.node_pid = Some(pid);
+        self.save()
+            .map_err(|error| refuse(Reason::Internal, &error))?;
+        python::install_package(&self.node.package())
+            .map_err(|error| refuse(Reason::Internal, &error))?;
+        let watched = self.client.watch().await;
+        watched.map_err(|error| refuse(Reason::ProcessFailed, &error))
+    }
+
     /// Takes over a node that outlived the agent.
     async fn adopt(&mut self) -> Result<(), Refusal> {
         let gone = |error| refuse(Reason::UnknownFederation, &error);
-        let ready = self.client.report().await.map_err(gone)?.ready;
+        let report = self.client.report().await.map_err(gone)?;
         let events = self.client.watch().await.map_err(gone)?;
+        for workers in self.record.workers.values_mut() {
+            workers.retain(|worker| report.processes.contains(worker));
+        }
+        let ready = report.ready;
         info!("adopted the node of an earlier agent");
         self.running = Some(Running {
             ready,
@@ -430,10 +451,13 @@ impl Task {
         for workers in self.record.workers.values_mut() {
             workers.retain(|worker| *worker != name);
         }
+        if let Err(error) = self.save() {
+            warn!(%error, "the record of the federation is not up to date");
+        }
         if asked {
             return;
         }
-        let last_lines = last_lines(&self.node.process_log(&name), LAST_LINES);
+        let last_lines = log::of_process(&self.node, &name, LAST_LINES);
         warn!(worker = name, status, ?last_lines, "worker ended by itself");
         // Nobody need be watching.
         let _ = self.events.send(Happening::WorkerExited {
@@ -444,21 +468,18 @@ impl Task {
     }
 
     /// The last lines of all logs, as (process, line).
-    fn logs(&self, tail: usize) -> Vec<(String, String)> {
-        let mut logs = vec![("node".to_owned(), self.node.log())];
-        for entry in state::entries(&self.node.logs()).unwrap_or_default() {
-            if let Some(name) = entry.strip_suffix(".log") {
-                logs.push((name.to_owned(), self.node.process_log(name)));
+    fn logs(&self, tail: usize) -> impl Future<Output = Vec<(String, String)>> + use<> {
+        let node = self.node.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let own = log::of_node(&node, tail).into_iter();
+            let mut lines: Vec<_> = own.map(|line| ("node".to_owned(), line)).collect();
+            for name in log::names(&node) {
+                let read = log::of_process(&node, &name, tail).into_iter();
+                lines.extend(read.map(|line| (name.clone(), line)));
             }
-        }
-        let limit = if tail == 0 { usize::MAX } else { tail };
-        logs.into_iter()
-            .flat_map(|(name, path)| {
-                last_lines(&path, limit)
-                    .into_iter()
-                    .map(move |line| (name.clone(), line))
-            })
-            .collect()
+            lines
+        });
+        async { read.await.expect("reading logs does not panic") }
     }
 
     fn save(&self) -> Result<(), StateError> {
@@ -478,6 +499,10 @@ impl Task {
                 supervision.ended(Leases::GRACE).await;
             }
         }
+        // One that was adopted, or could not be, is nobody's child.
+        if let Some(pid) = self.record.node_pid.take() {
+            node::kill(&self.node, pid);
+        }
         if let Err(error) = state::remove(&self.folder) {
             error!(%error, "files of an ended federation are left");
         }
@@ -489,15 +514,4 @@ impl Task {
 
 fn refuse(reason: Reason, error: &(dyn std::error::Error + 'static)) -> Refusal {
     Refusal::from_error(reason, error)
-}
-
-/// The last lines of a file; none if it cannot be read.
-fn last_lines(path: &std::path::Path, count: usize) -> Vec<String> {
-    let text = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..]
-        .iter()
-        .map(|line| (*line).to_owned())
-        .collect()
 }

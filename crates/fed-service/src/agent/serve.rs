@@ -18,7 +18,7 @@ use super::registry::Registry;
 use super::roster::Roster;
 use super::service::Service;
 use super::setup::identity_file;
-use crate::python::{Inspection, PythonError, readable};
+use crate::python::{Inspection, PythonError, exposed, readable};
 use crate::state::StateError;
 
 /// Why the agent does not run.
@@ -44,6 +44,16 @@ pub enum AgentError {
     /// The configuration names a folder that is not there.
     #[error("{0} does not exist, but agent.toml names it as data or read_only")]
     Missing(PathBuf),
+    /// Workers could read the agent's keys.
+    #[error(
+        "the state folder {state} lies below {visible}, which workers may read; move `state` elsewhere"
+    )]
+    Exposed {
+        /// The agent's state folder.
+        state: PathBuf,
+        /// What workers see.
+        visible: PathBuf,
+    },
     /// The runtime or the program's own path.
     #[error("cannot run: {0}")]
     System(#[source] std::io::Error),
@@ -123,13 +133,20 @@ fn host(config: &AgentConfig, inspection: &Inspection) -> Result<Host, AgentErro
     if let Some(missing) = named.iter().find(|path| !path.exists()) {
         return Err(AgentError::Missing(missing.clone()));
     }
+    let read_only = readable(inspection, named);
+    if let Some(visible) = exposed(&config.state, &read_only) {
+        return Err(AgentError::Exposed {
+            state: config.state.clone(),
+            visible: visible.clone(),
+        });
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Host {
         site: config.name.clone(),
         program: std::env::current_exe().map_err(AgentError::System)?,
-        interpreter: config.interpreter(),
+        interpreter: config.interpreter().resolved(inspection),
         pools: config.offers(u32::try_from(cores).unwrap_or(u32::MAX), memory_bytes()),
-        read_only: readable(inspection, named),
+        read_only,
     })
 }
 

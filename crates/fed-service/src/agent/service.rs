@@ -291,6 +291,7 @@ fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, In
         members: convert::members(message.members)?,
         lease,
         scheduler: None,
+        node_pid: None,
         all_pools: Vec::new(),
         next_worker: 0,
         workers: std::collections::BTreeMap::new(),

@@ -134,10 +134,12 @@ pub fn drop_privileges(config: &AgentConfig) -> Result<(), SetupError> {
         .map_err(|errno| wrong(format!("cannot become it: {errno}")))
 }
 
-/// Changes the owner of a tree. Links are changed themselves, never followed.
+/// Changes the owner of a tree. Links are changed themselves, never followed, and the folders of
+/// federations are left alone: workers write there, and could swap a folder for a link.
 fn give_away(path: &Path, user: &User) -> std::io::Result<()> {
     std::os::unix::fs::lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-    if std::fs::symlink_metadata(path)?.is_dir() {
+    let is_federations = path.file_name().is_some_and(|name| name == "federations");
+    if !is_federations && std::fs::symlink_metadata(path)?.is_dir() {
         for entry in std::fs::read_dir(path)? {
             give_away(&entry?.path(), user)?;
         }

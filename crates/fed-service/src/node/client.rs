@@ -12,12 +12,16 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::protocol::{GatewayInfo, NodeEvent, ProcessRequest, Ready, Reply, Report, Request};
+use super::serve::PORT_PATIENCE;
 use super::spec::{NodeFolder, NodeSpec};
 use crate::control::{Connection, ControlError};
 use crate::state::{self, StateError};
 
 /// How long a node may take to start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a node could not be started.
 #[derive(Debug, Error)]
@@ -44,6 +48,9 @@ pub enum NodeError {
     /// It could not be asked.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// It did not answer: it is stopped, or the host is out of memory or time.
+    #[error("the node did not answer in {} s; is its process stopped?", .0.as_secs())]
+    Silent(Duration),
     /// It refused.
     #[error("{0}")]
     Refused(String),
@@ -148,6 +155,21 @@ fn last_words(folder: &NodeFolder) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("; ")
 }
 
+/// Kills the outer half of a node that does not end, if the process of this id is that node still.
+/// Its sandbox ends with it.
+pub(crate) fn kill(folder: &NodeFolder, pid: u32) {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let own = folder.path().as_os_str().as_encoded_bytes();
+    if command
+        .split(|byte| *byte == 0)
+        .any(|argument| argument == own)
+    {
+        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+        // It may have ended this moment.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
 /// Calls a node that runs.
 #[derive(Clone, Debug)]
 pub struct NodeClient {
@@ -163,8 +185,17 @@ impl NodeClient {
     }
 
     async fn call(&self, request: Request) -> Result<Reply, NodeError> {
-        let mut connection = Connection::open(&self.socket).await?;
-        match connection.call(&request).await? {
+        let patience = if matches!(request, Request::AwaitPort(_)) {
+            PORT_PATIENCE + PATIENCE
+        } else {
+            PATIENCE
+        };
+        let asked = async {
+            let mut connection = Connection::open(&self.socket).await?;
+            connection.call(&request).await
+        };
+        let answered = tokio::time::timeout(patience, asked).await;
+        match answered.map_err(|_| NodeError::Silent(patience))?? {
             Reply::Failed(message) => Err(NodeError::Refused(message)),
             reply @ (Reply::Done | Reply::Report(_) | Reply::Gateway(_)) => Ok(reply),
         }

@@ -43,6 +43,7 @@ impl Mesh {
         let ready = Ready {
             public_key: key.public_key().to_string(),
             udp_port: udp.local_addr()?.port(),
+            pid: std::process::id(),
         };
         let handle = Driver::start(tun, udp, Router::new(key, Instant::now()))?;
         let names = members
@@ -114,6 +115,17 @@ impl Mesh {
                 })
             })
             .collect()
+    }
+
+    /// Returns why routing has ended by itself, when it does.
+    pub(super) fn broken(&self) -> impl Future<Output = String> + use<> {
+        let handle = self.handle.clone();
+        async move {
+            match handle.finished().await {
+                Ok(()) => "it was stopped".to_owned(),
+                Err(error) => error.to_string(),
+            }
+        }
     }
 
     /// Stops routing.

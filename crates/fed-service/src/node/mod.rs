@@ -7,12 +7,14 @@
 mod client;
 mod failure;
 mod gate;
+pub(crate) mod log;
 mod mesh;
 mod protocol;
 mod serve;
 mod spec;
 mod tasks;
 
+pub(crate) use client::kill;
 pub use client::{NodeClient, NodeError, NodeEvents, SpawnError, Supervision, spawn};
 pub use failure::RunError;
 pub use protocol::{GatewayInfo, NodeEvent, PeerReport, ProcessRequest, Ready, Report};

@@ -14,6 +14,8 @@ pub struct Ready {
     pub public_key: String,
     /// UDP port of the mesh.
     pub udp_port: u16,
+    /// Process id of the node's outer half.
+    pub pid: u32,
 }
 
 /// A process to run in the sandbox.

@@ -29,7 +29,7 @@ const QUEUE: usize = 32;
 /// Events that a slow watcher may lag behind.
 const EVENTS: usize = 256;
 /// How long a port inside may take to open.
-const PORT_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PORT_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a port inside is tried.
 const PORT_RETRY: Duration = Duration::from_millis(25);
 
@@ -126,6 +126,8 @@ impl Node {
         let mut interrupted = signal(SignalKind::interrupt()).map_err(RunError::System)?;
         let orphaned = orphaned(parent);
         tokio::pin!(orphaned);
+        let broken = self.mesh.broken();
+        tokio::pin!(broken);
         loop {
             let deadline = self.deadline;
             tokio::select! {
@@ -156,6 +158,10 @@ impl Node {
                     break;
                 }
                 () = &mut orphaned => break,
+                reason = &mut broken => {
+                    warn!(reason, "the mesh has ended");
+                    break;
+                }
                 _ = terminated.recv() => break,
                 // Ctrl-C reaches the whole terminal group; the operator ends its node in order.
                 _ = interrupted.recv() => {}

@@ -16,6 +16,7 @@ use super::report::{Progress, Status};
 use super::site::SiteClient;
 use super::state::{FederationFolder, OperatorState};
 use crate::control::{self, Connection, ControlError, Writer};
+use crate::node::log;
 use crate::state::StateError;
 
 /// How often a process that ends is looked at.
@@ -131,23 +132,12 @@ pub(super) async fn gather_logs(
         }
     }
     let node = driver.folder.node();
-    for (name, path) in [
-        ("node", node.log()),
-        ("scheduler", node.process_log("scheduler")),
-    ] {
-        let text = std::fs::read(path).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        let skip = match usize::try_from(tail) {
-            Ok(tail) if tail > 0 => lines.len().saturating_sub(tail),
-            _ => 0,
-        };
-        let lines = lines[skip..]
-            .iter()
-            .map(|line| (*line).to_owned())
-            .collect();
-        logs.insert(format!("operator/{name}"), lines);
-    }
+    let count = usize::try_from(tail).unwrap_or(usize::MAX);
+    let own = [
+        ("node", log::of_node(&node, count)),
+        ("scheduler", log::of_process(&node, "scheduler", count)),
+    ];
+    logs.extend(own.map(|(name, lines)| (format!("operator/{name}"), lines)));
     logs
 }
 

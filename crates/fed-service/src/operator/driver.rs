@@ -204,10 +204,7 @@ impl Driver {
 
     /// Says why the scheduler died, with the last it wrote.
     pub(super) fn scheduler_died(&self, status: &str) -> String {
-        let log = self.folder.node().process_log("scheduler");
-        let text = std::fs::read_to_string(log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().rev().take(5).collect();
-        let last: Vec<&str> = lines.into_iter().rev().collect();
+        let last = node::log::of_process(&self.folder.node(), "scheduler", 5);
         format!("the scheduler ended ({status}): {}", last.join("; "))
     }
 
@@ -242,6 +239,9 @@ impl Driver {
         let started = tokio::time::Instant::now();
         loop {
             let peers = self.peers(member).await?;
+            if peers.len() + 1 < self.plan()?.members().len() {
+                return Err("its node has lost its peers; `fed logs` may show why".to_owned());
+            }
             let missing: Vec<String> = peers
                 .iter()
                 .filter(|peer| peer.handshake_seconds_ago.is_none())

@@ -1,11 +1,13 @@
 //! The owner of one federation: takes outcomes, questions and signals, and moves the life cycle.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fed_core::{
     Action, Agreement, Event, Failure, FederationId, Leases, Lifecycle, MemberId, MemberState,
-    Phase, Reason, Request,
+    Phase, Reason, Request, SiteName,
 };
+use fed_rpc::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -21,6 +23,8 @@ use crate::node::{NodeClient, Supervision};
 
 /// Questions that may wait for the owner.
 const QUEUE: usize = 64;
+/// How long after a lost connection to a site its events are asked for again.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// Progress that a slow front end may lag behind.
 const PROGRESS: usize = 1024;
 
@@ -174,7 +178,8 @@ impl Operator {
         if let Some(action) = answered(&event) {
             self.step(&action, StepState::Done);
         }
-        if let Event::WorkersStarted(member, _) = &event {
+        // From its start, so that a worker that dies at once is not missed.
+        if let Event::Prepared(member, _) = &event {
             self.watch_site(*member);
         }
         self.handle(event);
@@ -388,35 +393,41 @@ impl Teller {
     }
 }
 
-/// Passes on what a site tells of its part, until it has ended.
+/// Passes on what a site tells of its part, until it has ended. Its agent may be restarted
+/// meanwhile.
 async fn watch(client: SiteClient, id: FederationId, outcomes: mpsc::Sender<Outcome>) {
-    use fed_rpc::v1::event::What;
-    let Ok(mut events) = client.watch(id).await else {
-        return;
-    };
-    while let Ok(Some(event)) = events.message().await {
-        match event.what {
-            Some(What::WorkerExited(exit)) => {
-                let message = format!(
-                    "worker {} ended by itself ({}): {}",
-                    exit.worker,
-                    exit.status,
-                    exit.last_lines.join("; ")
-                );
-                let failure = Failure {
-                    member: Some(client.name.to_string()),
-                    message,
+    while !outcomes.is_closed() {
+        if let Ok(mut events) = client.watch(id).await {
+            while let Ok(Some(event)) = events.message().await {
+                let Some(outcome) = outcome_of(&client.name, event) else {
+                    continue;
                 };
-                // Fails only when the operator has ended.
-                let _ = outcomes
-                    .send(Outcome::Event(Event::WorkerLost(failure)))
-                    .await;
+                let last = matches!(outcome, Outcome::SiteEnded(..));
+                if outcomes.send(outcome).await.is_err() || last {
+                    return;
+                }
             }
-            Some(What::FederationEnded(ended)) => {
-                let site = client.name.clone();
-                let _ = outcomes.send(Outcome::SiteEnded(site, ended.reason)).await;
-            }
-            None => {}
+        }
+        tokio::time::sleep(WATCH_AGAIN).await;
+    }
+}
+
+fn outcome_of(site: &SiteName, event: v1::Event) -> Option<Outcome> {
+    match event.what? {
+        v1::event::What::WorkerExited(exit) => {
+            let last_lines = exit.last_lines.join("; ");
+            let message = format!(
+                "worker {} ended by itself ({}): {last_lines}",
+                exit.worker, exit.status
+            );
+            let member = Some(site.to_string());
+            Some(Outcome::Event(Event::WorkerLost(Failure {
+                member,
+                message,
+            })))
+        }
+        v1::event::What::FederationEnded(ended) => {
+            Some(Outcome::SiteEnded(site.clone(), ended.reason))
         }
     }
 }

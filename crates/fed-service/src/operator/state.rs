@@ -53,6 +53,11 @@ impl OperatorState {
         Ok(Self(path.to_owned()))
     }
 
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The operator's identity, made when first asked for.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::driver::Driver;
 use super::owner::Operator;
 use super::report::Progress;
 use super::state::{OperatorState, Record, SiteRecordError};
-use crate::python::{Interpreter, PythonError, readable};
+use crate::python::{Interpreter, PythonError, exposed, readable};
 use crate::state::StateError;
 
 /// Outcomes that may wait for the owner.
@@ -64,6 +64,16 @@ pub enum UpError {
         "federation {0} is up already; `fed down {0}` ends it, `--name` gives the new one another name"
     )]
     Taken(FederationName),
+    /// Tasks in the scheduler's sandbox could read the operator's keys.
+    #[error(
+        "the state folder {state} lies below {visible}, which the scheduler may read; choose another with --state"
+    )]
+    Exposed {
+        /// The operator's state folder.
+        state: PathBuf,
+        /// What the scheduler sees.
+        visible: PathBuf,
+    },
     /// A control socket, signal handler or random number could not be had.
     #[error("cannot run: {0}")]
     System(#[from] std::io::Error),
@@ -89,7 +99,14 @@ pub async fn up(
     }
     let identity = Arc::new(state.identity()?);
     let inspection = request.interpreter.inspect().await?;
+    let readable = readable(&inspection, Vec::new());
     let folder = state.federation(&request.name);
+    if let Some(visible) = exposed(state.path(), &readable) {
+        return Err(UpError::Exposed {
+            state: state.path().to_owned(),
+            visible: visible.clone(),
+        });
+    }
     let id = FederationId::from_random(rand::random());
     let plan_request = Request {
         id,
@@ -118,8 +135,8 @@ pub async fn up(
     let driver = Driver {
         identity,
         inventory: Arc::new(inventory),
-        interpreter: request.interpreter,
-        readable: Arc::new(readable(&inspection, Vec::new())),
+        interpreter: request.interpreter.resolved(&inspection),
+        readable: Arc::new(readable),
         program: request.program,
         folder,
         sites: BTreeMap::new(),
