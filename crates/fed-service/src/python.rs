@@ -122,11 +122,12 @@ impl Interpreter {
         .collect()
     }
 
-    /// The same interpreter by its own absolute path, which means the same inside a sandbox. After
-    /// a prologue, the name is left to what the prologue has set up.
+    /// The same interpreter by a path that means the same inside a sandbox: a bare name is replaced
+    /// by the interpreter's own path. A path is left alone, since it may be a wrapper's; and so is
+    /// a name after a prologue, which may have set up what it means.
     pub fn resolved(&self, inspection: &Inspection) -> Self {
         let mut resolved = self.clone();
-        if self.prologue.trim().is_empty() {
+        if self.prologue.trim().is_empty() && !self.python.contains('/') {
             resolved
                 .python
                 .clone_from(&inspection.environment.executable);
@@ -245,6 +246,12 @@ mod tests {
         let plain = interpreter("python3", "").inspect().await.unwrap();
         assert!(plain.environment.version.starts_with("3."));
         assert!(!plain.roots.is_empty());
+        let resolved = interpreter("python3", "").resolved(&plain);
+        assert!(Path::new(&resolved.python).is_absolute());
+        for (python, prologue) in [("/opt/start", ""), ("python3", "module load python")] {
+            let given = interpreter(python, prologue);
+            assert_eq!(given.resolved(&plain), given);
+        }
         let shell = interpreter("$PY", "PY=python3; set -- $PY \"$2\" \"$3\"");
         assert_eq!(
             shell.inspect().await.unwrap().environment,
