@@ -2,7 +2,9 @@
 //!
 //! Steps of different members run side by side; a barrier stands only where the next step needs
 //! what all members answered: nothing starts before every site's versions are known, peers are
-//! exchanged once every node has made its key (with the operator last), and workers start once the mesh is whole.
+//! exchanged once every node has made its key (with the operator last), and workers start once the
+//! mesh is whole. They import what they need while the scheduler still does: it is waited for only
+//! when they are to register with it.
 
 use std::collections::BTreeMap;
 
@@ -208,7 +210,7 @@ impl Lifecycle {
             Event::Prepared(member, peer) => self.prepared(member, peer),
             Event::SchedulerStarted => {
                 self.scheduler = true;
-                self.start_workers()
+                self.await_workers()
             }
             Event::Connected(member) => self.connected(member),
             Event::Reached(member) => {
@@ -307,7 +309,7 @@ impl Lifecycle {
     }
 
     fn start_workers(&mut self) -> Vec<Action> {
-        if self.phase != Phase::Connecting || !self.scheduler || !self.all(MemberState::Reached) {
+        if self.phase != Phase::Connecting || !self.all(MemberState::Reached) {
             return Vec::new();
         }
         self.phase = Phase::Starting;
@@ -327,10 +329,14 @@ impl Lifecycle {
             return Vec::new();
         }
         self.workers.extend(names);
-        if !self.all(MemberState::Started) {
+        self.workers.sort();
+        self.await_workers()
+    }
+
+    fn await_workers(&self) -> Vec<Action> {
+        if self.phase != Phase::Starting || !self.scheduler || !self.all(MemberState::Started) {
             return Vec::new();
         }
-        self.workers.sort();
         vec![Action::AwaitWorkers(self.workers.clone())]
     }
 
@@ -522,6 +528,28 @@ mod tests {
         }
         assert_eq!(world.lifecycle.phase(), Phase::Ended);
         assert_eq!(world.lifecycle.reason(), Some(&Reason::Asked));
+    }
+
+    #[test]
+    fn workers_start_beside_the_scheduler_and_register_once_it_listens() {
+        let mut world = World::new(&["ecmwf", "eumetsat"]);
+        while let Some(action) = world.pending.pop() {
+            if action == Action::StartScheduler {
+                continue;
+            }
+            let event = world.answer(action);
+            world.take(event);
+        }
+        assert_eq!(world.lifecycle.phase(), Phase::Starting);
+        let started = |action: &&Action| matches!(action, Action::StartWorkers(_));
+        assert_eq!(world.log.iter().filter(started).count(), 2);
+        let awaited = |action: &Action| matches!(action, Action::AwaitWorkers(_));
+        assert!(!world.log.iter().any(awaited));
+        world.take(Event::SchedulerStarted);
+        assert_eq!(
+            world.pending,
+            [Action::AwaitWorkers(vec!["w-1".into(), "w-2".into()])]
+        );
     }
 
     #[test]
