@@ -58,6 +58,7 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("dask.tokenize", "_tokenize", ("args", "kwargs")),
     ("distributed.scheduler", "Scheduler._create_taskstate_from_graph",
      ("self", "dsk", "annotations_by_type", "global_annotations", "stimulus_id")),
+    ("distributed.nanny", "Nanny.close_gracefully", ("self", "reason")),
     ("distributed.scheduler", "Scheduler.decide_worker_non_rootish", ("self", "ts")),
     ("distributed.scheduler", "Scheduler.transitions", ("self", "recommendations", "stimulus_id")),
     ("distributed.scheduler", "Scheduler.valid_workers", ("self", "ts")),
@@ -465,6 +466,26 @@ def hook_placement(scheduler: Any, choose: Callable[[Any], Any | None]) -> None:
         return choose(ts) or decide(ts)
 
     scheduler.decide_worker_non_rootish = decide_or_choose
+
+
+def hook_nannies(on_end: Callable[[str], object]) -> None:
+    """Call a function when a worker tells its nanny, in this process, not to start it again.
+
+    Parameters
+    ----------
+    on_end
+        Takes the reason, as the worker gives it.
+    """
+    from distributed.nanny import Nanny
+
+    plain = Nanny.close_gracefully
+
+    @wraps(plain)
+    def close_gracefully(self: Any, reason: str = "nanny-close-gracefully") -> None:
+        on_end(reason)
+        plain(self, reason=reason)
+
+    Nanny.close_gracefully = close_gracefully
 
 
 def scheduler_identity(client: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 mod config;
 mod federation;
 mod registry;
+mod replacement;
 mod roster;
 mod serve;
 mod service;

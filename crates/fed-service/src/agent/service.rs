@@ -294,6 +294,7 @@ fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, In
         node_pid: None,
         all_pools: Vec::new(),
         next_worker: 0,
+        wanted: std::collections::BTreeMap::new(),
         workers: std::collections::BTreeMap::new(),
     })
 }

@@ -30,7 +30,7 @@ impl WorkerKit {
         let scratch = self.folder.scratch();
         let arguments = [
             "-m",
-            "distributed.cli.dask_worker",
+            "fed.dask_worker",
             &self.scheduler,
             "--host",
             &format!("[{}]", self.address),

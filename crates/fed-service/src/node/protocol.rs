@@ -100,6 +100,9 @@ pub enum NodeEvent {
         name: String,
         /// How, e.g. `exit code 1`.
         status: String,
+        /// True if it exited with code 0.
+        #[serde(default)]
+        success: bool,
         /// True if it was told to end.
         asked: bool,
     },

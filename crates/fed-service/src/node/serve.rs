@@ -144,7 +144,7 @@ impl Node {
                 }
                 event = self.sandbox_events.recv() => match event {
                     Some(Event::Exited { id, name, status }) => {
-                        let event = self.tasks.ended(id, name, status.to_string());
+                        let event = self.tasks.ended(id, name, status);
                         // Nobody need be watching.
                         let _ = self.events.send(event);
                     }
@@ -229,7 +229,7 @@ impl Node {
             while !self.tasks.names().is_empty() {
                 match self.sandbox_events.recv().await {
                     Some(Event::Exited { id, name, status }) => {
-                        self.tasks.ended(id, name, status.to_string());
+                        self.tasks.ended(id, name, status);
                     }
                     Some(Event::Closed) | None => break,
                 }

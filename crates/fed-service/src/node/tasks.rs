@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fed_core::Leases;
-use fed_sandbox::{Handle, ProcessId, ProcessSpec};
+use fed_sandbox::{ExitStatus, Handle, ProcessId, ProcessSpec};
 use nix::sys::signal::Signal;
 use tracing::{info, warn};
 
@@ -58,19 +58,20 @@ impl Tasks {
     }
 
     /// Notes the end of a process; returns what to tell.
-    pub(super) fn ended(&mut self, id: ProcessId, name: String, status: String) -> NodeEvent {
+    pub(super) fn ended(&mut self, id: ProcessId, name: String, status: ExitStatus) -> NodeEvent {
         let asked = self.asked.remove(&id);
         if self.running.get(&name) == Some(&id) {
             self.running.remove(&name);
         }
         if asked {
-            info!(process = name, status, "process ended");
+            info!(process = name, %status, "process ended");
         } else {
-            warn!(process = name, status, "process ended by itself");
+            warn!(process = name, %status, "process ended by itself");
         }
         NodeEvent::Exited {
             name,
-            status,
+            status: status.to_string(),
+            success: status == ExitStatus::Code(0),
             asked,
         }
     }

@@ -339,6 +339,7 @@ pub(super) async fn scheduler_death(mut events: node::NodeEvents) -> String {
             name,
             status,
             asked: false,
+            ..
         } = event
             && name == "scheduler"
         {

@@ -1,0 +1,45 @@
+"""``python -m fed.dask_worker``: Dask's own worker command, with an exit code that says more.
+
+A worker that was retired and one that lost its scheduler both end in good order. The site
+replaces the second and not the first, so they have to be told apart.
+"""
+
+from __future__ import annotations
+
+import sys
+
+LOST_SCHEDULER = 75
+"""Exit code of a worker that lost its scheduler: ``EX_TEMPFAIL`` of ``sysexits.h``."""
+
+_LOSSES = frozenset(
+    {
+        "worker-handle-scheduler-connection-broken",
+        "worker-heartbeat-missing",
+        "worker-heartbeat-error",
+    }
+)
+"""Reasons for which a worker asks its nanny not to start it again, although nobody retired it."""
+
+
+def main() -> None:
+    """Run ``dask worker`` with this process's arguments.
+
+    Raises
+    ------
+    SystemExit
+        With `LOST_SCHEDULER` if that is why the worker ended, else with Dask's own code.
+    """
+    # Nannies start their workers by importing this module again: only this process needs these.
+    from distributed.cli import dask_worker
+
+    from fed import _dask_private as dask_private
+
+    reasons: list[str] = []
+    dask_private.hook_nannies(reasons.append)
+    dask_worker.main(standalone_mode=False)
+    if _LOSSES.intersection(reasons):
+        sys.exit(LOST_SCHEDULER)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+//! The task of a federation at a site: answers calls, and keeps the node, the lease and the record.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fed_core::Leases;
+use fed_rpc::status::{Reason, Refusal};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{Call, Happening, Host, Record, refuse};
+use crate::agent::replacement::Replacements;
+use crate::node::{self, NodeClient, NodeEvents, NodeFolder, NodeSpec, Ready, Supervision, log};
+use crate::python;
+use crate::state::{self, StateError};
+/// A node that runs.
+pub(super) struct Running {
+    ready: Ready,
+    events: NodeEvents,
+    /// Absent after the agent's restart: an adopted node is not its child.
+    supervision: Option<Supervision>,
+}
+
+pub(super) struct Task {
+    pub(super) host: Arc<Host>,
+    pub(super) folder: PathBuf,
+    pub(super) node: NodeFolder,
+    pub(super) client: NodeClient,
+    pub(super) record: Record,
+    pub(super) deadline: Instant,
+    pub(super) events: broadcast::Sender<Happening>,
+    pub(super) running: Option<Running>,
+    pub(super) replacements: Replacements,
+}
+
+impl Task {
+    pub(super) async fn live(mut self, mut queue: mpsc::Receiver<Call>, adopt: bool) {
+        let reason = match if adopt { self.adopt().await } else { Ok(()) } {
+            Ok(()) => self.serve(&mut queue).await,
+            Err(refusal) => Some(refusal.message),
+        };
+        if let Some(reason) = reason {
+            self.end(&reason).await;
+        }
+        // Whoever called in the meantime learns that the federation has ended.
+        queue.close();
+        while let Ok(call) = queue.try_recv() {
+            if let Call::Leave(answer) = call {
+                let _ = answer.send(Ok(()));
+            }
+        }
+    }
+
+    /// Returns why the federation must end; nothing if it has been ended.
+    async fn serve(&mut self, queue: &mut mpsc::Receiver<Call>) -> Option<String> {
+        loop {
+            let node_event = async {
+                match &mut self.running {
+                    Some(running) => running.events.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let replacement = self.replacements.next();
+            tokio::select! {
+                call = queue.recv() => match call {
+                    Some(Call::Leave(answer)) => {
+                        self.end("the operator ended it").await;
+                        // An operator that did not wait has what it wanted all the same.
+                        let _ = answer.send(Ok(()));
+                        return None;
+                    }
+                    Some(call) => {
+                        if let Err(reason) = self.answer(call).await {
+                            return Some(reason);
+                        }
+                    }
+                    None => return Some("the agent ends".to_owned()),
+                },
+                event = node_event => match event {
+                    Some(event) => self.tell(event),
+                    None => return Some("its node died".to_owned()),
+                },
+                () = until(replacement) => self.replace().await,
+                () = tokio::time::sleep_until(self.deadline) => {
+                    return Some(format!(
+                        "its operator has not renewed the lease for {} s",
+                        self.record.lease.as_secs()
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Answers one call. An error is the reason why the federation must end.
+    async fn answer(&mut self, call: Call) -> Result<(), String> {
+        // A caller that has gone away needs no answer: hence the results that are dropped here.
+        match call {
+            Call::Prepare(answer) => {
+                let prepared = self.prepare().await;
+                let failed = prepared
+                    .as_ref()
+                    .err()
+                    .map(|refusal| refusal.message.clone());
+                let _ = answer.send(prepared);
+                return failed.map_or(Ok(()), Err);
+            }
+            Call::Connect(peers, answer) => {
+                let connected = self.client.connect(peers).await;
+                let _ =
+                    answer.send(connected.map_err(|error| refuse(Reason::InvalidRequest, &error)));
+            }
+            Call::Report(answer) => {
+                let report = self.client.report().await;
+                let _ = answer.send(report.map_err(|error| refuse(Reason::SiteNotReady, &error)));
+            }
+            Call::Start {
+                scheduler,
+                pools,
+                all_pools,
+                answer,
+            } => {
+                self.record.scheduler = Some(scheduler);
+                self.record.all_pools = all_pools;
+                let mut started = Ok(());
+                for (pool, workers) in pools {
+                    started = started.and(self.want(&pool, workers).await);
+                }
+                let _ = answer.send(started.map(|()| self.names()));
+            }
+            Call::Scale(pool, workers, answer) => {
+                let scaled = self.want(&pool, workers).await;
+                let _ = answer.send(scaled.map(|()| self.names()));
+            }
+            Call::Stop(workers, answer) => {
+                let _ = answer.send(self.stop_workers(workers).await.map(|()| self.names()));
+            }
+            Call::Logs(tail, answer) => {
+                let logs = self.logs(tail);
+                tokio::spawn(async move {
+                    let _ = answer.send(Ok(logs.await));
+                });
+            }
+            Call::Renew(answer) => {
+                let renewed = self.client.renew().await;
+                if renewed.is_ok() {
+                    self.deadline = Instant::now() + self.record.lease;
+                }
+                let renewed = renewed.map(|()| self.record.lease);
+                let _ = answer.send(renewed.map_err(|error| refuse(Reason::SiteNotReady, &error)));
+            }
+            Call::Leave(_) => return Err("the operator ended it".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Starts the node, unless it runs.
+    async fn prepare(&mut self) -> Result<Ready, Refusal> {
+        if let Some(running) = &self.running {
+            return Ok(running.ready.clone());
+        }
+        let internal = |error: &StateError| refuse(Reason::Internal, error);
+        state::private_folder(&self.folder).map_err(|error| internal(&error))?;
+        self.save().map_err(|error| internal(&error))?;
+        let spec = NodeSpec {
+            federation: self.record.id,
+            name: self.record.name.clone(),
+            member: self.record.member,
+            members: self.record.members.clone(),
+            lease: Some(self.record.lease),
+            read_only: self.host.read_only.clone(),
+        };
+        let spawned = node::spawn(&self.host.program, &self.node, &spec).await;
+        let (ready, mut supervision) =
+            spawned.map_err(|error| refuse(Reason::ProcessFailed, &error))?;
+        let events = match self.equip(ready.pid).await {
+            Ok(events) => events,
+            Err(refusal) => {
+                supervision.ended(Duration::ZERO).await;
+                return Err(refusal);
+            }
+        };
+        info!(udp_port = ready.udp_port, "node started");
+        self.running = Some(Running {
+            ready: ready.clone(),
+            events,
+            supervision: Some(supervision),
+        });
+        Ok(ready)
+    }
+
+    /// Gives a new node what its processes need, and watches it.
+    async fn equip(&mut self, pid: u32) -> Result<NodeEvents, Refusal> {
+        self.record.node_pid = Some(pid);
+        self.save()
+            .map_err(|error| refuse(Reason::Internal, &error))?;
+        python::install_package(&self.node.package())
+            .map_err(|error| refuse(Reason::Internal, &error))?;
+        let watched = self.client.watch().await;
+        watched.map_err(|error| refuse(Reason::ProcessFailed, &error))
+    }
+
+    /// Takes over a node that outlived the agent.
+    async fn adopt(&mut self) -> Result<(), Refusal> {
+        let gone = |error| refuse(Reason::UnknownFederation, &error);
+        let report = self.client.report().await.map_err(gone)?;
+        let events = self.client.watch().await.map_err(gone)?;
+        for (pool, workers) in &mut self.record.workers {
+            workers.retain(|worker| report.processes.contains(worker));
+            let running = u32::try_from(workers.len()).unwrap_or(u32::MAX);
+            if self
+                .record
+                .wanted
+                .get(pool)
+                .is_some_and(|wanted| *wanted > running)
+            {
+                self.replacements.lost(pool, Instant::now());
+            }
+        }
+        let ready = report.ready;
+        info!("adopted the node of an earlier agent");
+        self.running = Some(Running {
+            ready,
+            events,
+            supervision: None,
+        });
+        Ok(())
+    }
+
+    /// The last lines of all logs, as (process, line).
+    fn logs(&self, tail: usize) -> impl Future<Output = Vec<(String, String)>> + use<> {
+        let node = self.node.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let own = log::of_node(&node, tail).into_iter();
+            let mut lines: Vec<_> = own.map(|line| ("node".to_owned(), line)).collect();
+            for name in log::names(&node) {
+                let read = log::of_process(&node, &name, tail).into_iter();
+                lines.extend(read.map(|line| (name.clone(), line)));
+            }
+            lines
+        });
+        async { read.await.expect("reading logs does not panic") }
+    }
+
+    pub(super) fn save(&self) -> Result<(), StateError> {
+        state::write_json(&self.folder.join("federation.json"), &self.record)
+    }
+
+    /// Ends everything.
+    async fn end(&mut self, reason: &str) {
+        if let Some(mut running) = self.running.take() {
+            info!(reason, "federation ends");
+            // A node that does not answer is killed below, or has died.
+            let stopped = tokio::time::timeout(2 * Leases::GRACE, self.client.stop()).await;
+            if !matches!(stopped, Ok(Ok(()))) {
+                warn!("the node did not end when told to");
+            }
+            if let Some(supervision) = &mut running.supervision {
+                supervision.ended(Leases::GRACE).await;
+            }
+        }
+        // One that was adopted, or could not be, is nobody's child.
+        if let Some(pid) = self.record.node_pid.take() {
+            node::kill(&self.node, pid);
+        }
+        if let Err(error) = state::remove(&self.folder) {
+            error!(%error, "files of an ended federation are left");
+        }
+        let _ = self.events.send(Happening::Ended {
+            reason: reason.to_owned(),
+        });
+    }
+}
+/// Waits until an instant; for ever, if there is none.
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
