@@ -61,7 +61,8 @@ class Paths:
 class Site:
     """A host with an agent.
 
-    ``data`` are the roots of its pool; its workers may read those and ``read_only``.
+    ``data`` are the roots of its pool; its workers may read those and ``read_only``. ``policy`` is
+    the end of agent.toml.
     """
 
     host: Host
@@ -72,6 +73,7 @@ class Site:
     prologue: str = ""
     python: str | None = None
     user: tuple[int, int] | None = None
+    policy: str = ""
     agent: subprocess.Popen[Any] | None = None
 
     @property
@@ -103,7 +105,22 @@ class Site:
             read_only=json.dumps(self.read_only),
             data=json.dumps(self.data),
         )
-        (self.folder / "agent.toml").write_text(text)
+        (self.folder / "agent.toml").write_text(f"{text}\n{self.policy}")
+
+    def reload(self, policy: str) -> None:
+        """Have the agent read another policy, and wait until it has."""
+        self.policy = policy
+        self.configure()
+        assert self.agent is not None
+        begun = self.log.count("agent.toml")
+        self.agent.send_signal(signal.SIGHUP)
+        until(lambda: self.log.count("agent.toml") > begun)
+
+    @property
+    def audit(self) -> list[dict[str, Any]]:
+        """What the agent has noted of the calls so far."""
+        lines = (self.state / "audit.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line ``fed agent ARGUMENTS``."""

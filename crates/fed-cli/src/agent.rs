@@ -2,14 +2,15 @@
 
 use std::fmt::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use fed_core::SiteName;
-use fed_service::agent::{self, AgentConfig, Roster};
+use fed_service::agent::{self, AgentConfig, ConfigFile, Operator, Roster};
 
-use crate::console;
+use crate::console::{self, Output};
+use crate::paths;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -17,22 +18,66 @@ pub(crate) enum Command {
     Init(Init),
     /// Print an invitation that lets one operator in, once
     Invite(Invite),
-    /// Run the agent
+    /// Run the agent; SIGHUP has it read agent.toml again
     Run(Config),
-    /// List the operators who are enrolled
-    Operators(Config),
+    /// List the operators who are enrolled, or remove one
+    Operators(Operators),
+    /// Change the agent's key: announce a new one now, use it later
+    Rotate(Rotate),
 }
 
 #[derive(clap::Args)]
 pub(crate) struct Config {
-    /// The agent's configuration
-    #[arg(
-        long,
-        env = "FED_AGENT_CONFIG",
-        default_value = "/etc/fed/agent.toml",
-        value_name = "FILE"
-    )]
-    config: PathBuf,
+    /// The agent's configuration [default: /etc/fed/agent.toml; for a user other than root the one
+    /// in ~/.config/fed, if there is one or none in /etc/fed]
+    #[arg(long, env = "FED_AGENT_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+impl Config {
+    fn file(&self) -> anyhow::Result<ConfigFile> {
+        paths::agent(self.config.as_deref())
+    }
+
+    /// Reads the configuration, and becomes the user that it names.
+    fn load(&self) -> anyhow::Result<(ConfigFile, AgentConfig)> {
+        let file = self.file()?;
+        let config = file.load()?;
+        agent::drop_privileges(&config)?;
+        Ok((file, config))
+    }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Operators {
+    #[command(flatten)]
+    config: Config,
+    #[command(subcommand)]
+    command: Option<OperatorsCommand>,
+    /// How they are printed
+    #[arg(long, value_enum, default_value_t = Output::Text, global = true)]
+    output: Output,
+}
+
+#[derive(clap::Subcommand)]
+enum OperatorsCommand {
+    /// List the operators who are enrolled
+    List,
+    /// Remove an operator: ends what they run, and refuses them from now on
+    Remove {
+        /// Name or fingerprint
+        operator: String,
+    },
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Rotate {
+    #[command(flatten)]
+    config: Config,
+    /// How long the new key is announced before it is used. Operators who do not call in this time
+    /// need an invitation again
+    #[arg(long, default_value = "7d", value_parser = humantime::parse_duration)]
+    after: Duration,
 }
 
 #[derive(clap::Args)]
@@ -60,40 +105,35 @@ pub(crate) struct Invite {
     /// How long the invitation is valid
     #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
     expires: Duration,
+    /// What the operator is called here, whatever they call themselves: limits by name count for
+    /// names that were given so
+    #[arg(long, value_name = "NAME")]
+    operator: Option<String>,
 }
 
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Init(arguments) => init(&arguments),
-        Command::Invite(arguments) => {
-            let config = AgentConfig::load(&arguments.config.config)?;
-            agent::drop_privileges(&config)?;
-            console::data(&agent::invite(&config, arguments.expires)?)
-        }
-        Command::Run(arguments) => serve(&arguments.config),
-        Command::Operators(arguments) => {
-            let config = AgentConfig::load(&arguments.config)?;
-            agent::drop_privileges(&config)?;
-            for operator in Roster::open(&config.state)?.operators()? {
-                console::data(&format!("{}  {}", operator.fingerprint, operator.name))?;
-            }
-            Ok(())
-        }
+        Command::Invite(arguments) => invite(&arguments),
+        Command::Run(arguments) => serve(&arguments),
+        Command::Operators(arguments) => operators(&arguments),
+        Command::Rotate(arguments) => rotate(&arguments),
     }
 }
 
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_all().build()?)
+}
+
 fn init(arguments: &Init) -> anyhow::Result<()> {
-    let path = &arguments.config.config;
-    if !path.exists() {
-        write_config(path, arguments)?;
-        console::note(&format!("wrote {}", path.display()));
+    let file = arguments.config.file()?;
+    if !file.path.exists() {
+        write_config(&file, arguments)?;
+        console::note(&format!("wrote {}", file.path.display()));
     }
-    let config = AgentConfig::load(path)?;
-    agent::drop_privileges(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let report = runtime.block_on(agent::init(&config))?;
+    let (_, config) = arguments.config.load()?;
+    let report = runtime()?.block_on(agent::init(&config))?;
     console::note(&format!(
         "site {} can run workers: Python {} with distributed {}",
         config.name, report.python, report.distributed
@@ -102,7 +142,86 @@ fn init(arguments: &Init) -> anyhow::Result<()> {
     console::data(&report.fingerprint.to_string())
 }
 
-fn write_config(path: &Path, arguments: &Init) -> anyhow::Result<()> {
+fn invite(arguments: &Invite) -> anyhow::Result<()> {
+    let (_, config) = arguments.config.load()?;
+    let invited = agent::invite(&config, arguments.expires, arguments.operator.as_deref())?;
+    if invited.valid < arguments.expires {
+        console::note(&format!(
+            "valid for {}: then the agent changes to another key",
+            humantime::format_duration(invited.valid)
+        ));
+    }
+    console::data(&invited.line)
+}
+
+fn operators(arguments: &Operators) -> anyhow::Result<()> {
+    let (_, config) = arguments.config.load()?;
+    match &arguments.command {
+        None | Some(OperatorsCommand::List) => {
+            let operators = Roster::open(&config.state)?.operators()?;
+            if arguments.output == Output::Json {
+                return console::json(&operators);
+            }
+            if operators.is_empty() {
+                console::note("nobody yet; `fed agent invite` lets an operator in");
+            }
+            operators
+                .iter()
+                .try_for_each(|operator| console::data(&line(operator)))
+        }
+        Some(OperatorsCommand::Remove { operator }) => {
+            let removed = agent::remove_operator(&config.state, operator);
+            let removed = runtime()?.block_on(removed)?;
+            if arguments.output == Output::Json {
+                return console::json(&removed);
+            }
+            let name = &removed.keys[0].name;
+            console::note(&match removed.ended {
+                Some(ended) => format!("removed {name}, and ended {ended} federations of theirs"),
+                None => format!(
+                    "removed {name}; no agent runs here, so what they run ends when one starts, or \
+                     with its lease"
+                ),
+            });
+            removed
+                .keys
+                .iter()
+                .try_for_each(|key| console::data(&line(key)))
+        }
+    }
+}
+
+fn line(operator: &Operator) -> String {
+    let until = operator.until.map(|until| {
+        let until = std::time::UNIX_EPOCH + Duration::from_secs(until);
+        format!(
+            "  (old key, until {})",
+            humantime::format_rfc3339_seconds(until)
+        )
+    });
+    format!(
+        "{}  {}{}",
+        operator.fingerprint,
+        operator.name,
+        until.unwrap_or_default()
+    )
+}
+
+fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
+    let (_, config) = arguments.config.load()?;
+    let rotated = agent::rotate(&config.state, config.name.as_str(), arguments.after);
+    let announced = runtime()?.block_on(rotated)?;
+    let from = std::time::UNIX_EPOCH + Duration::from_secs(announced.from);
+    console::note(&format!(
+        "the agent uses the new key from {} on; operators who call until then learn it, and others \
+         need an invitation again",
+        humantime::format_rfc3339_seconds(from)
+    ));
+    console::data(&announced.fingerprint.to_string())
+}
+
+fn write_config(file: &ConfigFile, arguments: &Init) -> anyhow::Result<()> {
+    let path = &file.path;
     let missing = || {
         format!(
             "{} does not exist; give --name and --address and it is written",
@@ -131,10 +250,9 @@ fn write_config(path: &Path, arguments: &Init) -> anyhow::Result<()> {
     std::io::Write::write_all(&mut file.with_context(wrong)?, text.as_bytes()).with_context(wrong)
 }
 
-fn serve(path: &Path) -> anyhow::Result<()> {
+fn serve(arguments: &Config) -> anyhow::Result<()> {
     console::log("info");
-    let config = AgentConfig::load(path)?;
-    agent::drop_privileges(&config)?;
+    let (file, config) = arguments.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -145,6 +263,6 @@ fn serve(path: &Path) -> anyhow::Result<()> {
             tracing::warn!(%error, %address, "systemd could not be told that the agent is ready");
         }
     };
-    runtime.block_on(agent::run(config, ready))?;
+    runtime.block_on(agent::run(file, config, ready))?;
     Ok(())
 }

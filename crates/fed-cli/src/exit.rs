@@ -1,16 +1,20 @@
 //! Exit codes: the one table of them.
 
+use std::io::ErrorKind;
 use std::process::{ExitCode, ExitStatus};
 
-use fed_service::agent::SetupError;
-use fed_service::operator::{DownError, EnrolError, SiteRecordError, UpError};
+use fed_rpc::invitation::InvitationError;
+use fed_service::agent::{AgentError, ConfigError, DeskError, RosterError, SetupError};
+use fed_service::operator::{DownError, EnrolError, RotateError, SiteRecordError, UpError};
 
-/// The table, for `--help`.
+/// The table, for `--help`. `docs/exit-codes.md` has it with examples.
 pub(crate) const HELP: &str = "\
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 no such site or federation; 4 name taken; \
-5 a site cannot be reached or refuses; 6 the request cannot be met; 7 this host cannot run it.";
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 no such site, federation or \
+operator; 4 name, port or state folder taken; 5 a site cannot be reached or refuses; 6 the request \
+cannot be met; 7 this host cannot run it.";
 
 const FAILED: u8 = 1;
+const USAGE: u8 = 2;
 const UNKNOWN: u8 = 3;
 const TAKEN: u8 = 4;
 const SITE: u8 = 5;
@@ -44,35 +48,103 @@ fn number(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<Elsewhere>() {
         return error.code;
     }
-    if let Some(error) = error.downcast_ref::<UpError>() {
-        return match error {
-            UpError::Request(_) => REQUEST,
-            UpError::Site(SiteRecordError::Unknown { .. }) => UNKNOWN,
-            UpError::Taken(_) => TAKEN,
-            UpError::Unsupported(_) | UpError::Python(_) => HOST,
-            UpError::Failed(failure) if failure.member.as_deref() == Some("operator") => FAILED,
-            UpError::Failed(failure) if failure.member.is_some() => SITE,
-            UpError::Failed(_) => REQUEST,
-            UpError::Site(SiteRecordError::State(_))
-            | UpError::State(_)
-            | UpError::Identity(_)
-            | UpError::System(_)
-            | UpError::Exposed { .. } => FAILED,
-        };
+    error
+        .downcast_ref::<UpError>()
+        .map(of_up)
+        .or_else(|| error.downcast_ref::<DownError>().map(of_down))
+        .or_else(|| error.downcast_ref::<SiteRecordError>().map(of_site))
+        .or_else(|| error.downcast_ref::<EnrolError>().map(of_enrolment))
+        .or_else(|| error.downcast_ref::<RotateError>().map(of_rotation))
+        .or_else(|| error.downcast_ref::<AgentError>().map(of_agent))
+        .or_else(|| error.downcast_ref::<SetupError>().map(of_setup))
+        .or_else(|| error.downcast_ref::<DeskError>().map(of_desk))
+        .or_else(|| error.downcast_ref::<RosterError>().map(of_roster))
+        .or_else(|| error.downcast_ref::<ConfigError>().map(|_| USAGE))
+        .or_else(|| error.downcast_ref::<InvitationError>().map(|_| USAGE))
+        .unwrap_or(FAILED)
+}
+
+fn of_up(error: &UpError) -> u8 {
+    match error {
+        UpError::Request(_) => REQUEST,
+        UpError::Site(error) => of_site(error),
+        UpError::Taken { .. } => TAKEN,
+        UpError::Unsupported(_) | UpError::Python(_) => HOST,
+        UpError::Failed(failure) if failure.member.as_deref() == Some("operator") => FAILED,
+        UpError::Failed(failure) if failure.member.is_some() => SITE,
+        UpError::Failed(_) => REQUEST,
+        UpError::Stale { .. }
+        | UpError::State(_)
+        | UpError::Identity(_)
+        | UpError::System(_)
+        | UpError::Exposed { .. } => FAILED,
     }
-    if let Some(SiteRecordError::Unknown { .. }) = error.downcast_ref() {
-        return UNKNOWN;
+}
+
+fn of_down(error: &DownError) -> u8 {
+    match error {
+        DownError::Unknown { .. } => UNKNOWN,
+        DownError::Busy { .. } => TAKEN,
+        DownError::Control(_) | DownError::State(_) | DownError::Identity(_) => FAILED,
     }
-    if let Some(DownError::Unknown { .. }) = error.downcast_ref() {
-        return UNKNOWN;
+}
+
+fn of_site(error: &SiteRecordError) -> u8 {
+    match error {
+        SiteRecordError::Unknown { .. } => UNKNOWN,
+        SiteRecordError::State(_) => FAILED,
     }
-    if let Some(EnrolError::Connect { .. } | EnrolError::Call { .. }) = error.downcast_ref() {
-        return SITE;
+}
+
+fn of_enrolment(error: &EnrolError) -> u8 {
+    match error {
+        EnrolError::Connect { .. } | EnrolError::Call { .. } | EnrolError::Expired => SITE,
+        EnrolError::Name(_) | EnrolError::OtherSite { .. } => USAGE,
+        EnrolError::Identity(_) | EnrolError::State(_) => FAILED,
     }
-    match error.downcast_ref() {
-        Some(SetupError::Unsupported(_) | SetupError::Python(_) | SetupError::Package { .. }) => {
-            HOST
-        }
-        _ => FAILED,
+}
+
+fn of_rotation(error: &RotateError) -> u8 {
+    match error {
+        RotateError::Untold(_) => SITE,
+        RotateError::Busy => TAKEN,
+        RotateError::Identity(_) | RotateError::State(_) => FAILED,
+    }
+}
+
+fn of_agent(error: &AgentError) -> u8 {
+    match error {
+        AgentError::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => TAKEN,
+        AgentError::Running(_) => TAKEN,
+        AgentError::Unsupported(_) | AgentError::Python(_) => HOST,
+        AgentError::Listen { .. } | AgentError::Missing(_) | AgentError::Exposed { .. } => USAGE,
+        AgentError::State(_)
+        | AgentError::Identity(_)
+        | AgentError::Key(_)
+        | AgentError::System(_)
+        | AgentError::Serve(_) => FAILED,
+    }
+}
+
+fn of_setup(error: &SetupError) -> u8 {
+    match error {
+        SetupError::Unsupported(_) | SetupError::Python(_) | SetupError::Package { .. } => HOST,
+        SetupError::User { .. } | SetupError::Invitation(_) => USAGE,
+        SetupError::State(_) | SetupError::Identity(_) | SetupError::Key(_) => FAILED,
+    }
+}
+
+fn of_desk(error: &DeskError) -> u8 {
+    match error {
+        DeskError::Roster(error) => of_roster(error),
+        DeskError::Key(_) | DeskError::State(_) | DeskError::Control(_) => FAILED,
+    }
+}
+
+fn of_roster(error: &RosterError) -> u8 {
+    match error {
+        RosterError::Unknown { .. } => UNKNOWN,
+        RosterError::Ambiguous { .. } => USAGE,
+        RosterError::Spent | RosterError::State(_) => FAILED,
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use etcetera::BaseStrategy as _;
+use fed_service::agent::ConfigFile;
 use fed_service::operator::OperatorState;
 
 use crate::Global;
@@ -20,6 +21,38 @@ pub(crate) fn state(global: &Global) -> anyhow::Result<OperatorState> {
         }
     };
     Ok(OperatorState::open(&folder)?)
+}
+
+/// Finds the configuration of the agent: the one that is named, else the system's for root, and for
+/// others their own, unless they have none and the system has one.
+///
+/// An agent keeps its state in `/var/lib/fed-agent` where it is root's or the system's, else below
+/// the user's own state folder.
+pub(crate) fn agent(named: Option<&Path>) -> anyhow::Result<ConfigFile> {
+    let of_system = || ConfigFile {
+        path: PathBuf::from("/etc/fed/agent.toml"),
+        state: PathBuf::from("/var/lib/fed-agent"),
+    };
+    let file = if nix::unistd::geteuid().is_root() {
+        of_system()
+    } else {
+        let base = etcetera::choose_base_strategy().context("there is no home folder")?;
+        let own = ConfigFile {
+            path: base.config_dir().join("fed").join("agent.toml"),
+            state: base
+                .state_dir()
+                .unwrap_or_else(|| base.data_dir())
+                .join("fed")
+                .join("agent"),
+        };
+        match named {
+            Some(named) if named.starts_with("/etc") => of_system(),
+            None if !own.path.exists() && of_system().path.exists() => of_system(),
+            _ => own,
+        }
+    };
+    let path = named.map_or(Ok(file.path), std::path::absolute)?;
+    Ok(ConfigFile { path, ..file })
 }
 
 /// Finds the interpreter of the scheduler: the one beside this program, else that of the active

@@ -1,6 +1,7 @@
 //! `fed site`: the sites this operator is enrolled at.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use fed_core::SiteName;
@@ -18,6 +19,8 @@ pub(crate) enum Command {
     List(List),
     /// Forget a site
     Remove(Remove),
+    /// Change the operator's key, at every site at once
+    Rotate(Rotate),
 }
 
 #[derive(clap::Args)]
@@ -42,6 +45,13 @@ pub(crate) struct List {
 pub(crate) struct Remove {
     /// Name of the site
     name: SiteName,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Rotate {
+    /// How long the old key still counts, for federations that are up (30 days at most)
+    #[arg(long, default_value = "7d", value_parser = humantime::parse_duration)]
+    keep: Duration,
 }
 
 pub(crate) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
@@ -79,6 +89,24 @@ pub(crate) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             state.remove_site(&arguments.name)?;
             console::note(&format!("removed {}", arguments.name));
             Ok(())
+        }
+        Command::Rotate(arguments) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let rotated = runtime.block_on(operator::rotate(&state, arguments.keep))?;
+            for site in rotated.lingering {
+                console::note(&format!(
+                    "warning: {site} knows the new key, but lets the old one count for 30 days"
+                ));
+            }
+            for name in state.federations()? {
+                console::note(&format!(
+                    "federation {name} goes on with the old key, for {} at most",
+                    humantime::format_duration(arguments.keep)
+                ));
+            }
+            console::data(&rotated.fingerprint.to_string())
         }
     }
 }

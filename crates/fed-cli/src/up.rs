@@ -176,10 +176,13 @@ fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
     let state = paths::state(global)?;
     // The log of one that runs must not be cut off.
     if is_running(&state, &arguments.name)? {
-        return Err(UpError::Taken(arguments.name.clone()).into());
+        return Err(UpError::taken(&state, &arguments.name).into());
     }
     let log = state.log_of(&arguments.name);
-    let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    // Another that starts at this moment may write there too.
+    let stderr = File::options().append(true).create(true).open(&log);
+    let stderr = stderr.with_context(|| format!("cannot write {}", log.display()))?;
+    let written = stderr.metadata().map_or(0, |metadata| metadata.len());
     let mut child = std::process::Command::new(program)
         .args(std::env::args_os().skip(1))
         .arg("--supervised")
@@ -211,7 +214,7 @@ fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
     let status = child
         .wait()
         .context("cannot wait for the background process")?;
-    Err(ended_early(failure, status, &log))
+    Err(ended_early(failure, status, &log, written))
 }
 
 fn is_running(state: &OperatorState, name: &FederationName) -> anyhow::Result<bool> {
@@ -226,11 +229,18 @@ fn is_running(state: &OperatorState, name: &FederationName) -> anyhow::Result<bo
 }
 
 /// Says why the background process ended before the federation ran.
-fn ended_early(failure: Option<Failure>, status: ExitStatus, log: &Path) -> anyhow::Error {
+fn ended_early(
+    failure: Option<Failure>,
+    status: ExitStatus,
+    log: &Path,
+    written: u64,
+) -> anyhow::Error {
     if let Some(failure) = failure {
         return UpError::Failed(failure).into();
     }
-    let said = std::fs::read_to_string(log).unwrap_or_default();
+    let said = std::fs::read(log).unwrap_or_default();
+    let written = usize::try_from(written).unwrap_or(usize::MAX);
+    let said = String::from_utf8_lossy(said.get(written..).unwrap_or_default()).into_owned();
     let error = said
         .lines()
         .rev()

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::identity::{Fingerprint, Identity};
+use crate::tls::Pins;
 use crate::v1::agent_client::AgentClient;
 
 use dial::Dialer;
@@ -139,9 +140,29 @@ pub async fn connect(
     agent: Fingerprint,
     timeout: Duration,
 ) -> Result<AgentClient<Channel>, ConnectError> {
+    let (agent, _) = connect_to_any(address, identity, &Pins::new([agent]), timeout).await?;
+    Ok(agent)
+}
+
+/// As [`connect`], to an agent that may have one of several keys; returns the one that it showed.
+/// A key that is added to the pins counts when the channel connects again.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to_any(
+    address: &str,
+    identity: &Identity,
+    agent: &Pins,
+    timeout: Duration,
+) -> Result<(AgentClient<Channel>, Fingerprint), ConnectError> {
     let dialer = Arc::new(Dialer::new(address, identity, agent, timeout)?);
     // Dialled here, and not within the channel, so that the error keeps its type.
-    let mut first = Some(dialer.dial().await?);
+    let stream = dialer.dial().await?;
+    let seen = shown(&stream).ok_or_else(|| ConnectError::Protocol {
+        address: address.to_owned(),
+        source: io::Error::other("it showed no certificate"),
+    })?;
+    let mut first = Some(stream);
     let connector = {
         let dialer = Arc::clone(&dialer);
         tower::service_fn(move |_uri| {
@@ -164,5 +185,11 @@ pub async fn connect(
             address: address.to_owned(),
             source,
         })?;
-    Ok(AgentClient::new(channel))
+    Ok((AgentClient::new(channel), seen))
+}
+
+/// The key that the agent showed in the handshake.
+fn shown(stream: &dial::Stream) -> Option<Fingerprint> {
+    let certificates = stream.get_ref().get_ref().1.peer_certificates()?;
+    Fingerprint::of_certificate(certificates.first()?).ok()
 }

@@ -7,6 +7,7 @@
 //! No configuration resumes sessions: a resumed session would not ask the verifier again, and
 //! whoever is no longer admitted could come back in.
 
+mod presented;
 mod verifier;
 
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use rustls_pki_types::PrivateKeyDer;
 
 use crate::identity::{Fingerprint, Identity};
 
+pub use presented::Presented;
+pub use verifier::Pins;
 use verifier::{AdmittedClients, PinnedServer};
 pub(crate) use verifier::{NotAdmitted, NotPinned, cause};
 
@@ -48,8 +51,14 @@ where
 ///
 /// TLS 1.3 with HTTP/2.
 pub fn client_config(identity: &Identity, agent: Fingerprint) -> Arc<ClientConfig> {
+    pinning_client_config(identity, &Pins::new([agent]))
+}
+
+/// Returns the configuration of a caller that talks to the agent with one of these keys. What is
+/// added to the pins counts from the next handshake.
+pub fn pinning_client_config(identity: &Identity, agent: &Pins) -> Arc<ClientConfig> {
     let provider = provider();
-    let verifier = PinnedServer::new(agent, provider.signature_verification_algorithms);
+    let verifier = PinnedServer::new(agent.clone(), provider.signature_verification_algorithms);
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .expect("ring has suites for TLS 1.3")
@@ -69,7 +78,15 @@ pub fn client_config(identity: &Identity, agent: Fingerprint) -> Arc<ClientConfi
 /// TLS 1.3 with HTTP/2. A client without a certificate, or with a key that is not admitted, is
 /// refused in the handshake.
 pub fn server_config(identity: &Identity, admission: Arc<dyn Admission>) -> Arc<ServerConfig> {
-    let mut config = server(identity, admission, &[&TLS13]);
+    changing_server_config(Arc::new(Presented::new(identity)), admission)
+}
+
+/// Returns the configuration of an agent whose key may change while it runs.
+pub fn changing_server_config(
+    presented: Arc<Presented>,
+    admission: Arc<dyn Admission>,
+) -> Arc<ServerConfig> {
+    let mut config = server(presented, admission, &[&TLS13]);
     config.alpn_protocols = vec![HTTP2.to_vec()];
     Arc::new(config)
 }
@@ -80,11 +97,12 @@ pub fn server_config(identity: &Identity, admission: Arc<dyn Admission>) -> Arc<
 /// TLS 1.2 and 1.3, without ALPN. The client trusts the identity's own certificate as `cafile`.
 pub fn gateway_config(identity: &Identity, client: Fingerprint) -> Arc<ServerConfig> {
     let only = move |peer: &Fingerprint| *peer == client;
-    Arc::new(server(identity, Arc::new(only), &[&TLS13, &TLS12]))
+    let presented = Arc::new(Presented::new(identity));
+    Arc::new(server(presented, Arc::new(only), &[&TLS13, &TLS12]))
 }
 
 fn server(
-    identity: &Identity,
+    presented: Arc<Presented>,
     admission: Arc<dyn Admission>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ServerConfig {
@@ -94,8 +112,7 @@ fn server(
         .with_protocol_versions(versions)
         .expect("ring has suites for TLS 1.2 and 1.3")
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(vec![identity.certificate().clone()], private_key(identity))
-        .expect("an identity's key was parsed when it was made");
+        .with_cert_resolver(presented);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config

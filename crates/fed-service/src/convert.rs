@@ -42,6 +42,7 @@ pub(crate) fn description_to_wire(description: SiteDescription) -> v1::DescribeR
             version: description.python.version,
             packages: description.python.packages.into_iter().collect(),
         }),
+        next_fingerprint: String::new(),
     }
 }
 

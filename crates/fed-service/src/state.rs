@@ -1,9 +1,14 @@
 //! Private folders and files: what fed keeps between runs.
 
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -30,7 +35,7 @@ pub enum StateError {
         source: serde_json::Error,
     },
     /// Others could read what should be private.
-    #[error("{path} can be read by other users (mode {mode:o}); run `chmod 700 {path}` first")]
+    #[error("{path} can be read by other users (mode {mode:o}); run `chmod go-rwx {path}` first")]
     Open {
         /// The folder.
         path: PathBuf,
@@ -175,9 +180,129 @@ fn open_folders(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A lock file that one process holds at a time, and that is gone when nobody holds it. The system
+/// lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the lock, and waits for whoever holds it.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn take(path: &Path) -> Result<Self, StateError> {
+        let taken = Self::acquire(path, FlockArg::LockExclusive)?;
+        Ok(taken.expect("a lock that is waited for is taken in the end"))
+    }
+
+    /// Takes the lock, unless somebody holds it.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn try_take(path: &Path) -> Result<Option<Self>, StateError> {
+        Self::acquire(path, FlockArg::LockExclusiveNonblock)
+    }
+
+    /// True while somebody holds the lock.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn is_held(path: &Path) -> Result<bool, StateError> {
+        if !path.exists() {
+            return Ok(false);
+        }
+        Ok(Self::try_take(path)?.is_none())
+    }
+
+    /// The process that holds the lock, if somebody does and has said who they are.
+    pub fn holder(path: &Path) -> Option<u32> {
+        let text = std::fs::read_to_string(path).ok()?;
+        text.parse()
+            .ok()
+            .filter(|_| Self::is_held(path).unwrap_or(false))
+    }
+
+    fn acquire(path: &Path, how: FlockArg) -> Result<Option<Self>, StateError> {
+        let mut options = std::fs::OpenOptions::new();
+        let options = options.read(true).write(true).create(true).mode(0o600);
+        loop {
+            let file = options.open(path).map_err(StateError::io("open", path))?;
+            let file = match Flock::lock(file, how) {
+                Ok(file) => file,
+                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((_, Errno::EINTR)) => continue,
+                Err((_, errno)) => return Err(StateError::io("lock", path)(errno.into())),
+            };
+            // Whoever held it before may have removed the file meanwhile: then this is another.
+            let held = file.metadata().map_err(StateError::io("look at", path))?;
+            let there = std::fs::metadata(path);
+            if there.is_ok_and(|there| there.ino() == held.ino() && there.dev() == held.dev()) {
+                let name = std::process::id().to_string();
+                let named = file
+                    .set_len(0)
+                    .and_then(|()| (&*file).write_all(name.as_bytes()));
+                named.map_err(StateError::io("write", path))?;
+                return Ok(Some(Self {
+                    path: path.to_owned(),
+                    _file: file,
+                }));
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still held, so that nobody else's file is removed. One that is left does no
+        // harm: it is not locked.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_has_one_holder_and_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        assert!(!Lock::is_held(&path).unwrap());
+        let held = Lock::try_take(&path).unwrap().unwrap();
+        assert!(Lock::try_take(&path).unwrap().is_none());
+        assert!(Lock::is_held(&path).unwrap());
+        assert_eq!(Lock::holder(&path), Some(std::process::id()));
+        drop(held);
+        assert!(!path.exists());
+        // A file without a holder, as a killed process leaves it, is no lock.
+        std::fs::write(&path, "").unwrap();
+        assert!(!Lock::is_held(&path).unwrap());
+    }
+
+    #[test]
+    fn of_many_one_at_a_time_has_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, inside) = (
+            folder.path().join("x.lock"),
+            std::sync::atomic::AtomicU32::new(0),
+        );
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let _held = Lock::take(&path).unwrap();
+                        let others = inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        assert_eq!(others, 0);
+                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(!path.exists());
+    }
 
     #[test]
     fn keeps_private_what_it_writes() {

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::{ConnectError, Stage};
 use crate::identity::{Fingerprint, Identity};
-use crate::tls::{NotPinned, cause, client_config};
+use crate::tls::{NotPinned, Pins, cause, pinning_client_config};
 
 /// A connection of which the agent's first bytes lie in the buffer.
 pub(super) type Stream = BufReader<TlsStream<TcpStream>>;
@@ -31,7 +31,7 @@ impl Dialer {
     pub(super) fn new(
         address: &str,
         identity: &Identity,
-        agent: Fingerprint,
+        agent: &Pins,
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
         if !is_address(address) {
@@ -41,7 +41,7 @@ impl Dialer {
         }
         Ok(Self {
             address: address.to_owned(),
-            connector: TlsConnector::from(client_config(identity, agent)),
+            connector: TlsConnector::from(pinning_client_config(identity, agent)),
             own: identity.fingerprint(),
             timeout,
         })

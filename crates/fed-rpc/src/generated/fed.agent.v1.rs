@@ -14,7 +14,21 @@ pub struct EnrolRequest {
 pub struct EnrolReply {
     #[prost(string, tag = "1")]
     pub site: ::prost::alloc::string::String,
+    /// Fingerprint of the key that the agent will change to; empty: none.
+    #[prost(string, tag = "2")]
+    pub next_fingerprint: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateRequest {
+    /// DER of the operator's new self-signed certificate, whose key is pinned.
+    #[prost(bytes = "vec", tag = "1")]
+    pub operator_certificate: ::prost::alloc::vec::Vec<u8>,
+    /// How long the key of this call still counts.
+    #[prost(uint64, tag = "2")]
+    pub keep_seconds: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateReply {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DescribeRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -27,6 +41,9 @@ pub struct DescribeReply {
     pub pools: ::prost::alloc::vec::Vec<Pool>,
     #[prost(message, optional, tag = "4")]
     pub python: ::core::option::Option<Python>,
+    /// Fingerprint of the key that the agent will change to; empty: none.
+    #[prost(string, tag = "5")]
+    pub next_fingerprint: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pool {
@@ -242,10 +259,13 @@ pub struct RenewRequest {
     #[prost(string, tag = "1")]
     pub federation: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewReply {
     #[prost(uint64, tag = "1")]
     pub lease_seconds: u64,
+    /// Fingerprint of the key that the agent will change to; empty: none.
+    #[prost(string, tag = "2")]
+    pub next_fingerprint: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaveRequest {
@@ -346,6 +366,22 @@ pub mod agent_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("fed.agent.v1.Agent", "Enrol"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets the caller call with another key from now on; the key of this call
+        /// counts for a while longer.
+        pub async fn rotate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateRequest>,
+        ) -> std::result::Result<tonic::Response<super::RotateReply>, tonic::Status> {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/fed.agent.v1.Agent/Rotate");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fed.agent.v1.Agent", "Rotate"));
             self.inner.unary(req, path, codec).await
         }
         /// Tells what the site offers. Changes nothing.
@@ -539,6 +575,12 @@ pub mod agent_server {
             &self,
             request: tonic::Request<super::EnrolRequest>,
         ) -> std::result::Result<tonic::Response<super::EnrolReply>, tonic::Status>;
+        /// Lets the caller call with another key from now on; the key of this call
+        /// counts for a while longer.
+        async fn rotate(
+            &self,
+            request: tonic::Request<super::RotateRequest>,
+        ) -> std::result::Result<tonic::Response<super::RotateReply>, tonic::Status>;
         /// Tells what the site offers. Changes nothing.
         async fn describe(
             &self,
@@ -700,6 +742,43 @@ pub mod agent_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EnrolSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fed.agent.v1.Agent/Rotate" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::RotateRequest> for RotateSvc<T> {
+                        type Response = super::RotateReply;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Agent>::rotate(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -51,15 +51,48 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> Result<Fingerprint, Error> {
     Fingerprint::of_certificate(certificate).map_err(|_| CertificateError::BadEncoding.into())
 }
 
+/// The keys by which a server is known: one, or two while one replaces the other. Clones share
+/// them.
+#[derive(Clone, Debug)]
+pub struct Pins(Arc<RwLock<Vec<Fingerprint>>>);
+
+impl Pins {
+    /// Pins these keys, of which there is at least one; the first is the one that is expected.
+    pub fn new(keys: impl IntoIterator<Item = Fingerprint>) -> Self {
+        Self(Arc::new(RwLock::new(keys.into_iter().collect())))
+    }
+
+    /// Pins one more key, from the next handshake on.
+    pub fn add(&self, key: Fingerprint) {
+        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+
+    fn check(&self, seen: Fingerprint) -> Result<(), NotPinned> {
+        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        match keys.first() {
+            Some(_) if keys.contains(&seen) => Ok(()),
+            expected => Err(NotPinned {
+                expected: expected
+                    .copied()
+                    .unwrap_or(Fingerprint::from_bytes([0; 32])),
+                seen,
+            }),
+        }
+    }
+}
+
 /// Accepts a server by its key alone.
 #[derive(Debug)]
 pub(super) struct PinnedServer {
-    expected: Fingerprint,
+    expected: Pins,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl PinnedServer {
-    pub(super) fn new(expected: Fingerprint, algorithms: WebPkiSupportedAlgorithms) -> Self {
+    pub(super) fn new(expected: Pins, algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self {
             expected,
             algorithms,
@@ -76,15 +109,9 @@ impl ServerCertVerifier for PinnedServer {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let seen = fingerprint(end_entity)?;
-        if seen == self.expected {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(refuse(NotPinned {
-                expected: self.expected,
-                seen,
-            }))
-        }
+        let checked = self.expected.check(fingerprint(end_entity)?);
+        checked.map_err(refuse)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

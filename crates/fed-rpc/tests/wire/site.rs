@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use fed_rpc::client::{self, ConnectError};
 use fed_rpc::server::{self, HandshakeLimits, IncomingFailure};
 use fed_rpc::status::{Reason, Refusal};
+use fed_rpc::tls::Presented;
 use fed_rpc::v1::agent_client::AgentClient;
 use fed_rpc::v1::agent_server::{Agent, AgentServer};
 use fed_rpc::{Fingerprint, Identity, PeerIdentity, tls, v1};
@@ -30,6 +31,7 @@ struct Callers(Arc<Mutex<Vec<PeerIdentity>>>);
 /// An agent that runs until it is stopped.
 pub(crate) struct Site {
     pub(crate) identity: Identity,
+    pub(crate) presented: Arc<Presented>,
     pub(crate) address: SocketAddr,
     admitted: Arc<Mutex<BTreeSet<Fingerprint>>>,
     callers: Callers,
@@ -54,7 +56,8 @@ impl Site {
             let admitted = Arc::clone(&admitted);
             move |peer: &Fingerprint| admitted.lock().unwrap().contains(peer)
         };
-        let mut config = tls::server_config(&identity, Arc::new(admission));
+        let presented = Arc::new(Presented::new(&identity));
+        let mut config = tls::changing_server_config(Arc::clone(&presented), Arc::new(admission));
         change(Arc::make_mut(&mut config));
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -73,6 +76,7 @@ impl Site {
         let task = tokio::spawn(async { serving.await.unwrap() });
         Self {
             identity,
+            presented,
             address,
             admitted,
             callers,
@@ -208,6 +212,13 @@ impl Agent for Callers {
         &self,
         _: Request<v1::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
+        Err(unused())
+    }
+
+    async fn rotate(
+        &self,
+        _: Request<v1::RotateRequest>,
+    ) -> Result<Response<v1::RotateReply>, Status> {
         Err(unused())
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fed_rpc::client::{self, ConnectError};
 use fed_rpc::server::{HandshakeLimits, IncomingFailure};
+use fed_rpc::tls::Pins;
 use fed_rpc::{Identity, tls, v1};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::ring::sign::any_supported_type;
@@ -66,6 +67,41 @@ async fn another_agent_is_told_apart_with_both_fingerprints() {
         "{text}"
     );
     assert_eq!(site.callers(), []);
+}
+
+#[tokio::test]
+async fn an_agent_changes_its_key_while_it_runs() {
+    let site = Site::start().await;
+    let operator = operator();
+    site.admit(&operator);
+    let (old, next) = (
+        site.identity.fingerprint(),
+        Identity::generate("agent").unwrap(),
+    );
+    let address = site.address.to_string();
+    let pins = Pins::new([old]);
+    let connect = || client::connect_to_any(&address, &operator, &pins, PATIENCE);
+    let (mut before, seen) = connect().await.unwrap();
+    assert_eq!(seen, old);
+    site.presented.change(&next);
+    // Who was connected stays so; who comes anew and has not heard of the new key does not.
+    before.describe(v1::DescribeRequest {}).await.unwrap();
+    let error = connect().await.unwrap_err();
+    assert!(
+        matches!(error, ConnectError::WrongFingerprint { expected, seen, .. }
+            if expected == old && seen == next.fingerprint()),
+        "{error:?}"
+    );
+    pins.add(next.fingerprint());
+    let (mut after, seen) = connect().await.unwrap();
+    assert_eq!(seen, next.fingerprint());
+    after.describe(v1::DescribeRequest {}).await.unwrap();
+    // A third key is nobody's.
+    site.presented.change(&Identity::generate("agent").unwrap());
+    assert!(matches!(
+        connect().await,
+        Err(ConnectError::WrongFingerprint { .. })
+    ));
 }
 
 /// Many times, because the refusal races with the client's own end of the handshake.

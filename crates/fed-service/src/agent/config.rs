@@ -1,4 +1,6 @@
-//! `agent.toml`: what a site offers.
+//! `agent.toml`: what a site offers, and to whom.
+
+mod document;
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,8 @@ use fed_core::{PoolName, PoolOffer, SiteName};
 use serde::Deserialize;
 use thiserror::Error;
 
+use self::document::{At, Document, Wrong};
+use super::policy::{Limits, OperatorTable, Policy};
 use crate::python::Interpreter;
 
 /// Most threads that a worker process gets by default: beyond about eight, Python's lock and the
@@ -28,7 +32,7 @@ pub struct AgentConfig {
     /// `host:port` at which operators reach the agent: what its invitations say.
     pub address: String,
     /// Folder of the agent's keys, operators and federations.
-    #[serde(default = "default_state")]
+    #[serde(default)]
     pub state: PathBuf,
     /// Interpreter of the workers, with `distributed` installed.
     #[serde(default = "default_python")]
@@ -45,6 +49,12 @@ pub struct AgentConfig {
     /// The pools. Without one, a pool of the site's name with no data roots.
     #[serde(default, rename = "pool")]
     pub pools: Vec<PoolConfig>,
+    /// Limits for every operator.
+    #[serde(default)]
+    pub policy: Limits,
+    /// Limits for single operators.
+    #[serde(default, rename = "operator")]
+    pub operators: Vec<OperatorTable>,
 }
 
 /// A `[[pool]]` table.
@@ -74,10 +84,6 @@ fn default_listen() -> String {
     "[::]:4788".to_owned()
 }
 
-fn default_state() -> PathBuf {
-    PathBuf::from("/var/lib/fed-agent")
-}
-
 fn default_python() -> String {
     "python3".to_owned()
 }
@@ -93,106 +99,165 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// It is not right. The source names line and column.
-    #[error("{path}: {source}")]
-    Parse {
+    /// A key or a value is not right.
+    #[error("{path}:{line}: {problem}")]
+    Wrong {
         /// The file.
         path: PathBuf,
-        /// What is wrong, where.
-        source: Box<toml::de::Error>,
-    },
-    /// A value is not right.
-    #[error("{path}: {key}: {problem}")]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// What is wrong, and what to do.
+        /// The line, from 1.
+        line: usize,
+        /// The key, what is wrong with it, and what to do.
         problem: String,
     },
 }
 
-impl AgentConfig {
-    /// Reads an agent.toml.
+/// An agent.toml, which may be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The state folder if the file names none.
+    pub state: PathBuf,
+}
+
+impl ConfigFile {
+    /// Reads it.
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    pub fn load(&self) -> Result<AgentConfig, ConfigError> {
+        AgentConfig::load(&self.path, &self.state)
+    }
+}
+
+impl AgentConfig {
+    /// Reads an agent.toml; `state` is the state folder of one that names none.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: &Path, state: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, path)
-    }
-
-    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
+        Self::parse(&text, state).map_err(|Wrong { line, problem }| ConfigError::Wrong {
             path: path.to_owned(),
-            source: source.into(),
-        })?;
-        config.check(path)?;
-        Ok(config)
+            line,
+            problem,
+        })
     }
 
-    fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let wrong = |key: &str, problem: String| {
-            Err(ConfigError::Value {
-                path: path.to_owned(),
-                key: key.to_owned(),
+    fn parse(text: &str, state: &Path) -> Result<Self, Wrong> {
+        let document = Document::parse(text)?;
+        let mut config: Self = toml::from_str(text).map_err(|error| document.mistyped(&error))?;
+        if !document.has("state") {
+            state.clone_into(&mut config.state);
+        }
+        match config.first_mistake() {
+            Some((place, problem)) => Err(Wrong {
+                line: document.line(&place),
                 problem,
-            })
-        };
+            }),
+            None => Ok(config),
+        }
+    }
+
+    /// A value that has the right type and is wrong all the same: where, and why.
+    fn first_mistake(&self) -> Option<(Vec<At<'static>>, String)> {
+        let top = |key, problem: String| Some((vec![At::Key(key)], format!("{key}: {problem}")));
         if self
             .address
             .rsplit_once(':')
             .is_none_or(|(_, port)| port.parse::<u16>().is_err())
         {
-            return wrong("address", format!("{:?} is not host:port", self.address));
+            return top("address", format!("{:?} is not host:port", self.address));
         }
         if !self.state.is_absolute() {
-            return wrong("state", format!("{} is not absolute", self.state.display()));
+            return top("state", format!("{} is not absolute", self.state.display()));
         }
         if self.name.as_str() == "operator" {
-            return wrong(
+            return top(
                 "name",
                 "\"operator\" is what fed calls the operator's host; choose another".to_owned(),
             );
         }
-        for (index, pool) in self.pools.iter().enumerate() {
-            if self.pools[..index]
-                .iter()
-                .any(|other| other.name == pool.name)
-            {
-                return wrong("pool", format!("{} is named twice", pool.name));
-            }
-            if let (Some(workers), Some(max)) = (pool.workers, pool.max_workers)
-                && workers > max
-            {
-                return wrong(
-                    "pool.workers",
-                    format!("{workers} is more than max_workers, {max}"),
-                );
-            }
-            if pool
-                .data
-                .iter()
-                .any(|root| root.trim_end_matches('/').is_empty())
-            {
-                return wrong(
-                    "pool.data",
-                    "\"/\" would show workers the whole host".to_owned(),
-                );
-            }
-            let relative = |root: &&String| !root.starts_with('/') && !root.contains("://");
-            if let Some(root) = pool.data.iter().find(relative) {
-                return wrong(
-                    "pool.data",
-                    format!("{root:?} is neither absolute nor a URL"),
-                );
-            }
+        if let Some(relative) = self.read_only.iter().find(|path| !path.is_absolute()) {
+            return top(
+                "read_only",
+                format!("{} is not absolute", relative.display()),
+            );
         }
-        Ok(())
+        let pools = self.pools.iter().enumerate();
+        let mistakes = pools.filter_map(|(index, pool)| {
+            let earlier = &self.pools[..index];
+            let (key, problem) = match earlier.iter().any(|other| other.name == pool.name) {
+                true => ("name", format!("{} is named twice", pool.name)),
+                false => pool.first_mistake()?,
+            };
+            let place = vec![At::Key("pool"), At::Index(index), At::Key(key)];
+            Some((place, format!("pool.{key}: {problem}")))
+        });
+        mistakes.chain(self.mistakes_of_policy()).next()
+    }
+
+    fn mistakes_of_policy(&self) -> impl Iterator<Item = (Vec<At<'static>>, String)> {
+        let names: Vec<PoolName> = self.own_pools().into_iter().map(|pool| pool.name).collect();
+        let unknown = move |limits: &Limits| {
+            let asked = limits.pools.iter().flatten();
+            let pool = asked.into_iter().find(|pool| !names.contains(pool))?;
+            let near = fed_core::nearest(pool.as_str(), names.iter().map(PoolName::as_str));
+            let hint = near.map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
+            Some(format!("there is no pool {pool}{hint}"))
+        };
+        let general = unknown(&self.policy).map(|problem| {
+            let place = vec![At::Key("policy"), At::Key("pools")];
+            (place, format!("policy.pools: {problem}"))
+        });
+        let tables = self.operators.iter().enumerate();
+        let single = tables.filter_map(move |(index, table)| {
+            let (key, problem) = match (&table.name, &table.fingerprint) {
+                (None, None) => ("name", "give the operator's name or fingerprint".to_owned()),
+                (_, Some(text)) if text.parse::<fed_rpc::Fingerprint>().is_err() => (
+                    "fingerprint",
+                    format!("{text:?} is none; `fed agent operators` shows them"),
+                ),
+                _ => ("pools", unknown(&table.limits)?),
+            };
+            let place = vec![At::Key("operator"), At::Index(index), At::Key(key)];
+            Some((place, format!("operator.{key}: {problem}")))
+        });
+        general.into_iter().chain(single)
+    }
+
+    /// Takes what cannot change in a running agent from the configuration that it runs with.
+    /// Returns the keys that differ.
+    pub(super) fn keep_what_cannot_change(&mut self, running: &Self) -> Vec<&'static str> {
+        let mut kept = Vec::new();
+        if self.name != running.name {
+            kept.push("name");
+            self.name.clone_from(&running.name);
+        }
+        if self.listen != running.listen {
+            kept.push("listen");
+            self.listen.clone_from(&running.listen);
+        }
+        if self.state != running.state {
+            kept.push("state");
+            self.state.clone_from(&running.state);
+        }
+        if self.user != running.user {
+            kept.push("user");
+            self.user.clone_from(&running.user);
+        }
+        kept
+    }
+
+    /// What each operator may have.
+    pub(super) fn policy(&self) -> Policy {
+        Policy {
+            general: self.policy.clone(),
+            operators: self.operators.clone(),
+        }
     }
 
     /// The interpreter of the workers.
@@ -205,7 +270,19 @@ impl AgentConfig {
 
     /// The pools with all defaults filled in, for a host of `cores` and `memory_bytes`.
     pub fn offers(&self, cores: u32, memory_bytes: u64) -> Vec<PoolOffer> {
-        let default = || PoolConfig {
+        let own = self.own_pools();
+        let share = u32::try_from(own.len()).unwrap_or(u32::MAX);
+        own.iter()
+            .map(|pool| pool.offer(cores / share, memory_bytes / u64::from(share)))
+            .collect()
+    }
+
+    /// The pools as they are configured, or the one of the site's name.
+    fn own_pools(&self) -> Vec<PoolConfig> {
+        if !self.pools.is_empty() {
+            return self.pools.clone();
+        }
+        vec![PoolConfig {
             name: self
                 .name
                 .as_str()
@@ -216,16 +293,7 @@ impl AgentConfig {
             max_workers: None,
             threads: None,
             memory: None,
-        };
-        let own = if self.pools.is_empty() {
-            vec![default()]
-        } else {
-            self.pools.clone()
-        };
-        let share = u32::try_from(own.len()).unwrap_or(u32::MAX);
-        own.iter()
-            .map(|pool| pool.offer(cores / share, memory_bytes / u64::from(share)))
-            .collect()
+        }]
     }
 
     /// Folders of all pools, which workers may read.
@@ -238,6 +306,25 @@ impl AgentConfig {
 }
 
 impl PoolConfig {
+    /// The key of a wrong value, and what is wrong with it.
+    fn first_mistake(&self) -> Option<(&'static str, String)> {
+        if let (Some(workers), Some(max)) = (self.workers, self.max_workers)
+            && workers > max
+        {
+            return Some((
+                "workers",
+                format!("{workers} is more than max_workers, {max}"),
+            ));
+        }
+        let mut roots = self.data.iter();
+        if roots.any(|root| root.trim_end_matches('/').is_empty()) {
+            return Some(("data", "\"/\" would show workers the whole host".to_owned()));
+        }
+        let relative = |root: &&String| !root.starts_with('/') && !root.contains("://");
+        let root = self.data.iter().find(relative)?;
+        Some(("data", format!("{root:?} is neither absolute nor a URL")))
+    }
+
     fn offer(&self, cores: u32, memory_bytes: u64) -> PoolOffer {
         let cores = cores.max(1);
         let threads = self.threads.map_or_else(
@@ -268,8 +355,9 @@ impl PoolConfig {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<AgentConfig, ConfigError> {
-        AgentConfig::parse(text, Path::new("agent.toml"))
+    fn parse(text: &str) -> Result<AgentConfig, String> {
+        let parsed = AgentConfig::parse(text, Path::new("/var/lib/fed-agent"));
+        parsed.map_err(|wrong| format!("{}: {}", wrong.line, wrong.problem))
     }
 
     const SMALL: &str = "name = \"ecmwf\"\naddress = \"agent.example:4788\"\n";
@@ -305,34 +393,118 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_file_and_the_line() {
-        let unknown = parse(&format!("{SMALL}pyton = \"x\"\n"))
-            .unwrap_err()
-            .to_string();
+    fn mistakes_are_told_with_line_key_and_what_is_right() {
+        for (text, expected) in [
+            (
+                "pyton = \"x\"",
+                "3: pyton: there is no such key (did you mean python?)",
+            ),
+            ("\n\nlisten = 4788", "5: listen: invalid type: integer"),
+            (
+                "x = 1",
+                "3: x: there is no such key (there are name, listen",
+            ),
+            ("a = = 1", "3: "),
+            (
+                "[[pool]]\nname = \"a\"\ndaat = []",
+                "5: pool.daat: there is no such key (did you mean data?)",
+            ),
+            (
+                "[[pool]]\nname = \"a\"\ndata = [\"data\"]",
+                "5: pool.data: \"data\" is neither absolute",
+            ),
+            (
+                "[[pool]]\nname = \"a\"\nworkers = \"two\"",
+                "5: pool.workers: invalid type: string",
+            ),
+            (
+                "[[pool]]\nname = \"A b\"",
+                "4: pool.name: pool name \"A b\" does not start",
+            ),
+            (
+                "[[pool]]\nname = \"a\"\nmemory = \"4 Gux\"",
+                "5: pool.memory: ",
+            ),
+            (
+                "[[pool]]\nname = \"a\"\n[[pool]]\nname = \"a\"",
+                "6: pool.name: a is named twice",
+            ),
+            (
+                "[policy]\npools = [\"ecmw\"]",
+                "4: policy.pools: there is no pool ecmw (did you mean ecmwf?)",
+            ),
+            (
+                "[policy]\nlifetime = \"8 ours\"",
+                "4: policy.lifetime: \"8 ours\" is no duration",
+            ),
+            (
+                "[policy]\nworker = 3",
+                "4: policy.worker: there is no such key (did you mean workers?)",
+            ),
+            (
+                "[[operator]]\nworkers = 3",
+                "operator.name: give the operator's name or fingerprint",
+            ),
+            (
+                "[[operator]]\nnmae = \"alice\"",
+                "4: operator.nmae: there is no such key (did you mean name?)",
+            ),
+            ("[[operator]]\nname = \"a\"\ncores = -1", "operator"),
+            ("read_only = [\"opt\"]", "3: read_only: opt is not absolute"),
+        ] {
+            let error = parse(&format!("{SMALL}{text}\n")).unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error:?}");
+        }
+        let address = parse("name = \"a\"\n\naddress = \"nowhere\"\n").unwrap_err();
+        assert_eq!(address, "3: address: \"nowhere\" is not host:port");
         assert!(
-            unknown.contains("agent.toml") && unknown.contains("line 3"),
-            "{unknown}"
-        );
-        let relative = format!("{SMALL}[[pool]]\nname = \"a\"\ndata = [\"data\"]\n");
-        assert!(
-            parse(&relative)
+            parse("name = \"a\"\n")
                 .unwrap_err()
-                .to_string()
-                .contains("neither absolute nor a URL")
+                .contains("missing field `address`")
         );
-        let address = "name = \"a\"\naddress = \"nowhere\"\n";
+    }
+
+    #[test]
+    fn the_file_and_the_line_stand_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(&file, format!("{SMALL}pols = 1\n")).unwrap();
+        let error = AgentConfig::load(&file, Path::new("/state")).unwrap_err();
+        let expected = format!("{}:3: pols: ", file.display());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        std::fs::remove_file(&file).unwrap();
+        let error = AgentConfig::load(&file, Path::new("/state")).unwrap_err();
         assert!(
-            parse(address)
-                .unwrap_err()
-                .to_string()
-                .contains("host:port")
+            error.to_string().contains("`fed agent init` writes one"),
+            "{error}"
         );
-        let twice = format!("{SMALL}[[pool]]\nname = \"a\"\n[[pool]]\nname = \"a\"\n");
-        assert!(
-            parse(&twice)
-                .unwrap_err()
-                .to_string()
-                .contains("named twice")
+    }
+
+    #[test]
+    fn limits_are_read() {
+        let text = format!(
+            "{SMALL}[policy]\nlease = \"10m\"\npools = [\"ecmwf\"]\n[[operator]]\n\
+             name = \"alice@lab\"\nmemory = \"64 GiB\"\npython = \"/opt/a/python\"\n"
         );
+        let config = parse(&text).unwrap();
+        assert_eq!(
+            config.policy.lease,
+            Some(std::time::Duration::from_secs(600))
+        );
+        let alice = super::super::Operator {
+            named_by_site: true,
+            ..super::super::Operator::new("alice@lab", "SHA256:a", 0)
+        };
+        let alice = config.policy().of(&alice);
+        assert_eq!(alice.memory, Some(ByteSize::gib(64)));
+        assert_eq!(alice.lease, config.policy.lease);
+        assert_eq!(alice.python.as_deref(), Some("/opt/a/python"));
+    }
+
+    #[test]
+    fn a_state_folder_that_is_not_named_is_the_callers() {
+        assert_eq!(parse(SMALL).unwrap().state, Path::new("/var/lib/fed-agent"));
+        let named = parse(&format!("{SMALL}state = \"/srv/fed\"\n")).unwrap();
+        assert_eq!(named.state, Path::new("/srv/fed"));
     }
 }

@@ -2,17 +2,26 @@
 //!
 //! [`init`] prepares a host, [`invite`] lets one operator in, [`run`] is the daemon.
 
+mod audit;
 mod config;
+mod desk;
 mod federation;
+mod keys;
+mod policy;
 mod registry;
 mod replacement;
 mod roster;
+mod rpc;
 mod serve;
 mod service;
 mod setup;
+mod site;
 mod workers;
 
-pub use config::{AgentConfig, ConfigError, PoolConfig};
+pub use config::{AgentConfig, ConfigError, ConfigFile, PoolConfig};
+pub use desk::{DeskError, Removed, remove_operator, rotate};
+pub use keys::{Announced, KeyError};
+pub use policy::{Limits, OperatorTable};
 pub use roster::{Operator, Roster, RosterError};
 pub use serve::{AgentError, run};
-pub use setup::{InitReport, SetupError, drop_privileges, init, invite};
+pub use setup::{InitReport, Invited, SetupError, drop_privileges, init, invite};

@@ -1,39 +1,60 @@
 //! The federations of one agent, by id.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use fed_core::FederationId;
+use fed_core::{FederationId, PoolName, SiteName};
 use fed_rpc::status::{Reason, Refusal};
 use tracing::warn;
 
-use super::federation::{self, Federation, Host, Record};
+use super::federation::{self, Call, Federation, Host, Record};
+use super::policy::{Allowance, Ledger};
 use crate::state::{self, StateError};
 
 /// The federations that run, or are being started, at this site.
 #[derive(Clone, Debug)]
 pub(super) struct Registry {
-    host: Arc<Host>,
+    site: SiteName,
     folder: PathBuf,
-    running: Arc<Mutex<BTreeMap<FederationId, Federation>>>,
+    books: Arc<Mutex<Books>>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    running: BTreeMap<FederationId, Entry>,
+    ledger: Ledger,
+}
+
+#[derive(Debug)]
+struct Entry {
+    federation: Federation,
+    host: Arc<Host>,
+    began: Instant,
+    lease: Duration,
 }
 
 impl Registry {
-    /// Opens the registry and adopts the nodes that outlived an earlier agent.
-    pub(super) fn open(host: Arc<Host>, state: &std::path::Path) -> Result<Self, StateError> {
+    /// Opens the registry of a site.
+    pub(super) fn open(site: SiteName, state: &Path) -> Result<Self, StateError> {
         let folder = state.join("federations");
         state::private_folder(&folder)?;
-        let registry = Self {
-            host,
+        Ok(Self {
+            site,
             folder,
-            running: Arc::default(),
-        };
-        for name in state::entries(&registry.folder)? {
-            let path = registry.folder.join(&name);
+            books: Arc::default(),
+        })
+    }
+
+    /// Adopts the nodes that outlived an earlier agent; `host` gives an operator's.
+    pub(super) fn adopt(&self, host: impl Fn(&str) -> Arc<Host>) -> Result<(), StateError> {
+        for name in state::entries(&self.folder)? {
+            let path = self.folder.join(&name);
             match state::read_json::<Record>(&path.join("federation.json")) {
                 Ok(Some(record)) => {
-                    registry.spawn(record, true);
+                    let host = host(&record.operator);
+                    self.spawn(record, host, true);
                 }
                 Ok(None) => state::remove(&path)?,
                 Err(error) => {
@@ -42,34 +63,26 @@ impl Registry {
                 }
             }
         }
-        Ok(registry)
-    }
-
-    /// What the site offers and where its programs are.
-    pub(super) fn host(&self) -> &Host {
-        &self.host
+        Ok(())
     }
 
     /// Finds a federation of this operator.
     pub(super) fn find(&self, id: FederationId, operator: &str) -> Result<Federation, Refusal> {
-        match self.lock().get(&id) {
-            Some(federation) if federation.operator == operator => Ok(federation.clone()),
+        match self.lock().running.get(&id) {
+            Some(entry) if entry.federation.operator == operator => Ok(entry.federation.clone()),
             // Whether another operator has such a federation is nobody else's business.
             _ => Err(Refusal::new(
                 Reason::UnknownFederation,
-                format!(
-                    "{} runs no federation {id} of this operator",
-                    self.host.site
-                ),
+                format!("{} runs no federation {id} of this operator", self.site),
             )),
         }
     }
 
     /// Finds or starts a federation.
-    pub(super) fn prepare(&self, record: Record) -> Result<Federation, Refusal> {
-        match self.lock().get(&record.id) {
-            Some(federation) if federation.operator == record.operator => {
-                return Ok(federation.clone());
+    pub(super) fn prepare(&self, record: Record, host: Arc<Host>) -> Result<Federation, Refusal> {
+        match self.lock().running.get(&record.id) {
+            Some(entry) if entry.federation.operator == record.operator => {
+                return Ok(entry.federation.clone());
             }
             Some(_) => {
                 let message = format!("federation {} is another operator's", record.id);
@@ -77,30 +90,104 @@ impl Registry {
             }
             None => {}
         }
-        Ok(self.spawn(record, false))
+        Ok(self.spawn(record, host, false))
     }
 
-    /// All federations.
-    pub(super) fn all(&self) -> Vec<Federation> {
-        self.lock().values().cloned().collect()
+    /// How long a federation has run, and its lease.
+    pub(super) fn life(&self, id: FederationId) -> (Duration, Duration) {
+        let books = self.lock();
+        let life = |entry: &Entry| (entry.began.elapsed(), entry.lease);
+        books.running.get(&id).map(life).unwrap_or_default()
     }
 
-    fn spawn(&self, record: Record, adopt: bool) -> Federation {
+    /// Sets the workers of some pools in the books, if the operator may have as many; returns what
+    /// to hand to [`Registry::put_back`] should it not come about.
+    pub(super) fn reserve(
+        &self,
+        id: FederationId,
+        pools: &[(PoolName, u32)],
+        allowance: &Allowance<'_>,
+    ) -> Result<BTreeMap<PoolName, u32>, Refusal> {
+        let mut books = self.lock();
+        let offers = books.running.get(&id).map(|entry| entry.host.pools.clone());
+        books
+            .ledger
+            .reserve(id, pools, &offers.unwrap_or_default(), allowance)
+    }
+
+    /// Undoes a reservation.
+    pub(super) fn put_back(&self, id: FederationId, before: BTreeMap<PoolName, u32>) {
+        self.lock().ledger.put_back(id, before);
+    }
+
+    /// Takes workers that were ended by name off the books; all of them if none is named.
+    pub(super) fn ended(&self, id: FederationId, workers: &[String]) {
+        self.lock().ledger.ended(id, workers);
+    }
+
+    /// Ends what an operator runs; returns how many federations there were.
+    pub(super) async fn end_all_of(&self, operator: &str) -> usize {
+        let federations: Vec<Federation> = {
+            let books = self.lock();
+            let all = books.running.values().map(|entry| &entry.federation);
+            all.filter(|federation| federation.operator == operator)
+                .cloned()
+                .collect()
+        };
+        let ends = federations
+            .iter()
+            .map(|federation| federation.call(Call::Leave));
+        // One that has just ended by itself says so by an error.
+        futures::future::join_all(ends).await.len()
+    }
+
+    /// The operators who have federations here.
+    pub(super) fn operators(&self) -> Vec<String> {
+        let books = self.lock();
+        let all = books.running.values();
+        let mut operators: Vec<_> = all.map(|entry| entry.federation.operator.clone()).collect();
+        operators.sort();
+        operators.dedup();
+        operators
+    }
+
+    /// How many federations there are.
+    pub(super) fn len(&self) -> usize {
+        self.lock().running.len()
+    }
+
+    fn spawn(&self, record: Record, host: Arc<Host>, adopt: bool) -> Federation {
         let id = record.id;
         let folder = self.folder.join(id.to_string());
-        let running = Arc::clone(&self.running);
+        let books = Arc::clone(&self.books);
         let ended = move || {
-            running
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&id);
+            let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
+            books.running.remove(&id);
+            books.ledger.close(id);
         };
-        let mut running = self.lock();
-        let new = || federation::spawn(Arc::clone(&self.host), folder, record, adopt, ended);
-        running.entry(id).or_insert_with(new).clone()
+        let mut books = self.lock();
+        if let Some(known) = books.running.get(&id) {
+            return known.federation.clone();
+        }
+        let count = |workers: &Vec<String>| u32::try_from(workers.len()).unwrap_or(u32::MAX);
+        let workers = record
+            .workers
+            .iter()
+            .map(|(pool, names)| (pool.clone(), count(names)));
+        books.ledger.open(id, &record.operator, workers.collect());
+        let lease = record.lease;
+        let federation = federation::spawn(Arc::clone(&host), folder, record, adopt, ended);
+        let entry = Entry {
+            federation: federation.clone(),
+            host,
+            began: Instant::now(),
+            lease,
+        };
+        books.running.insert(id, entry);
+        federation
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<FederationId, Federation>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,10 +3,12 @@
 //! One file each, asked anew in every handshake: `fed agent invite` and a removal count at once,
 //! from another process and without a signal.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use fed_core::nearest;
 use fed_rpc::Fingerprint;
 use fed_rpc::tls::Admission;
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,10 @@ use thiserror::Error;
 
 use crate::state::{self, StateError};
 
-/// An operator who may call this agent.
+/// How long it is remembered whose a key was that counts no more, for the log.
+const MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A key with which an operator may call this agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operator {
     /// What the site's log calls them.
@@ -23,11 +28,49 @@ pub struct Operator {
     pub fingerprint: String,
     /// When they were enrolled, in seconds since 1970.
     pub enrolled: u64,
+    /// Whether the site chose the name (`fed agent invite --operator`), so that limits by name hold.
+    #[serde(default)]
+    pub named_by_site: bool,
+    /// The key that they were enrolled with, if this one has replaced it since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
+    /// When this key ceases to count, in seconds since 1970, if another has replaced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+}
+
+impl Operator {
+    /// An operator with one key.
+    pub(super) fn new(name: &str, fingerprint: &str, enrolled: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            enrolled,
+            named_by_site: false,
+            first: None,
+            until: None,
+        }
+    }
+
+    /// What stays the same whatever key they use: federations belong to it.
+    pub fn id(&self) -> &str {
+        self.first.as_deref().unwrap_or(&self.fingerprint)
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Pending {
     expires: u64,
+    /// What the operator is called, if the site has chosen it.
+    #[serde(default)]
+    operator: Option<String>,
+}
+
+/// A key that counted once.
+#[derive(Debug, Serialize, Deserialize)]
+struct Past {
+    what: String,
+    since: u64,
 }
 
 /// What a caller may do.
@@ -52,6 +95,22 @@ pub enum RosterError {
         "this invitation has been used or has expired; ask the site for a new one (`fed agent invite`)"
     )]
     Spent,
+    /// Nobody is called so.
+    #[error("no operator is called {given}{}; `fed agent operators` lists them", .nearest.as_ref().map(|name| format!(" (did you mean {name}?)")).unwrap_or_default())]
+    Unknown {
+        /// What was asked for.
+        given: String,
+        /// What may have been meant.
+        nearest: Option<String>,
+    },
+    /// Several are called so.
+    #[error("{} operators are called {name}; name one by its fingerprint: {}", .fingerprints.len(), .fingerprints.join(", "))]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// Their keys.
+        fingerprints: Vec<String>,
+    },
 }
 
 /// The operators and invitations of one agent.
@@ -59,6 +118,7 @@ pub enum RosterError {
 pub struct Roster {
     operators: PathBuf,
     invitations: PathBuf,
+    past: PathBuf,
 }
 
 impl Roster {
@@ -70,21 +130,31 @@ impl Roster {
         let roster = Self {
             operators: state.join("operators"),
             invitations: state.join("invitations"),
+            past: state.join("past-keys"),
         };
-        state::private_folder(&roster.operators)?;
-        state::private_folder(&roster.invitations)?;
+        for folder in [&roster.operators, &roster.invitations, &roster.past] {
+            state::private_folder(folder)?;
+        }
         Ok(roster)
     }
 
-    /// Lets the holder of this key redeem it until `expires` (seconds since 1970).
+    /// Lets the holder of this key redeem it until `expires` (seconds since 1970); `operator` is
+    /// what they are called then, if the site chooses it.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn invite(&self, holder: &Fingerprint, expires: u64) -> Result<(), StateError> {
-        state::write_json(&file(&self.invitations, holder), &Pending { expires })
+    pub fn invite(
+        &self,
+        holder: &Fingerprint,
+        expires: u64,
+        operator: Option<&str>,
+    ) -> Result<(), StateError> {
+        let operator = operator.map(str::to_owned);
+        let pending = Pending { expires, operator };
+        state::write_json(&file(&self.invitations, holder), &pending)
     }
 
-    /// Everyone who is enrolled, by name.
+    /// Every key that counts, by the operators' names.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -93,37 +163,118 @@ impl Roster {
         for name in state::entries(&self.operators)? {
             operators.extend(state::read_json::<Operator>(&self.operators.join(name))?);
         }
-        operators.sort_by(|left, right| left.name.cmp(&right.name));
+        let now = unix_seconds();
+        operators.retain(|operator| operator.until.is_none_or(|until| now < until));
+        operators
+            .sort_by(|left, right| (&left.name, left.enrolled).cmp(&(&right.name, right.enrolled)));
         Ok(operators)
     }
 
-    /// Spends an invitation and enrols an operator in its place.
+    /// Takes an operator off the roster, with all their keys: none of them counts from now on.
+    /// `given` is a name or a fingerprint. Returns the keys.
+    ///
+    /// # Errors
+    /// [`RosterError::Unknown`], [`RosterError::Ambiguous`], or if a file cannot be changed.
+    pub fn remove(&self, given: &str) -> Result<Vec<Operator>, RosterError> {
+        let operators = self.operators()?;
+        let meant = |operator: &&Operator| operator.name == given || operator.fingerprint == given;
+        let ids: BTreeSet<&str> = operators.iter().filter(meant).map(Operator::id).collect();
+        if ids.is_empty() {
+            let names = operators.iter().map(|operator| operator.name.as_str());
+            return Err(RosterError::Unknown {
+                given: given.to_owned(),
+                nearest: nearest(given, names).map(str::to_owned),
+            });
+        }
+        if ids.len() > 1 {
+            return Err(RosterError::Ambiguous {
+                name: given.to_owned(),
+                fingerprints: ids.into_iter().map(str::to_owned).collect(),
+            });
+        }
+        let keys = operators
+            .iter()
+            .filter(|operator| ids.contains(operator.id()));
+        let keys: Vec<Operator> = keys.cloned().collect();
+        for key in &keys {
+            let Ok(fingerprint) = key.fingerprint.parse() else {
+                continue;
+            };
+            self.retire(&fingerprint, &format!("removed operator {}", key.name))?;
+            state::remove(&file(&self.operators, &fingerprint))?;
+        }
+        Ok(keys)
+    }
+
+    /// Spends an invitation and enrols an operator in its place, who asks to be called `name`.
     pub(super) fn enrol(
         &self,
         invitation: &Fingerprint,
         operator: &Fingerprint,
         name: &str,
-    ) -> Result<(), RosterError> {
-        let pending = file(&self.invitations, invitation);
-        if !self.is_pending(invitation) {
-            return Err(RosterError::Spent);
-        }
+    ) -> Result<Operator, RosterError> {
+        let pending = self.pending(invitation).ok_or(RosterError::Spent)?;
         // Of two that redeem one invitation, the one that removes the file has it.
-        std::fs::remove_file(&pending).map_err(|_| RosterError::Spent)?;
-        let enrolled = Operator {
-            name: name.to_owned(),
-            fingerprint: operator.to_string(),
-            enrolled: unix_seconds(),
+        std::fs::remove_file(file(&self.invitations, invitation))
+            .map_err(|_| RosterError::Spent)?;
+        self.retire(invitation, "used invitation")?;
+        let path = file(&self.operators, operator);
+        // An invitation does not let its holder rename somebody who is enrolled, nor cut off what
+        // they run.
+        let enrolled = match state::read_json::<Operator>(&path)? {
+            Some(known) if pending.operator.is_none() => Operator {
+                until: None,
+                ..known
+            },
+            known => Operator {
+                named_by_site: pending.operator.is_some(),
+                first: known.and_then(|known| known.first),
+                ..Operator::new(
+                    pending.operator.as_deref().unwrap_or(name),
+                    &operator.to_string(),
+                    unix_seconds(),
+                )
+            },
         };
-        state::write_json(&file(&self.operators, operator), &enrolled)?;
+        state::write_json(&path, &enrolled)?;
+        Ok(enrolled)
+    }
+
+    /// Lets an operator call with another key too; the key used so far counts until `until`
+    /// (seconds since 1970) at most.
+    pub(super) fn rotate(
+        &self,
+        operator: &Operator,
+        new: &Fingerprint,
+        until: u64,
+    ) -> Result<(), StateError> {
+        let new_key = Operator {
+            fingerprint: new.to_string(),
+            first: Some(operator.id().to_owned()),
+            until: None,
+            ..operator.clone()
+        };
+        // The new one first: between the two writes both count.
+        state::write_json(&file(&self.operators, new), &new_key)?;
+        if let Ok(old) = operator.fingerprint.parse::<Fingerprint>()
+            && old != *new
+        {
+            let old_key = Operator {
+                until: Some(operator.until.map_or(until, |before| before.min(until))),
+                ..operator.clone()
+            };
+            state::write_json(&file(&self.operators, &old), &old_key)?;
+        }
         Ok(())
     }
 
     pub(super) fn role(&self, caller: &Fingerprint) -> Role {
-        match state::read_json(&file(&self.operators, caller)) {
-            Ok(Some(operator)) => Role::Operator(operator),
-            Ok(None) if self.is_pending(caller) => Role::Invited,
-            Ok(None) => Role::Stranger,
+        match state::read_json::<Operator>(&file(&self.operators, caller)) {
+            Ok(Some(operator)) if operator.until.is_none_or(|until| unix_seconds() < until) => {
+                Role::Operator(operator)
+            }
+            Ok(_) if self.pending(caller).is_some() => Role::Invited,
+            Ok(_) => Role::Stranger,
             Err(error) => {
                 tracing::error!(%error, "an operator's file cannot be read");
                 Role::Stranger
@@ -131,9 +282,74 @@ impl Roster {
         }
     }
 
-    fn is_pending(&self, holder: &Fingerprint) -> bool {
+    /// True if some key of this operator counts.
+    pub(super) fn knows(&self, id: &str) -> Result<bool, StateError> {
+        Ok(self.operators()?.iter().any(|operator| operator.id() == id))
+    }
+
+    /// What is known of a key that is refused.
+    pub(super) fn past(&self, key: &Fingerprint) -> String {
+        match state::read_json::<Past>(&file(&self.past, key)) {
+            Ok(Some(past)) => past.what,
+            Ok(None) => match state::read_json::<Pending>(&file(&self.invitations, key)) {
+                Ok(Some(_)) => "expired invitation".to_owned(),
+                _ => "stranger".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Removes the files of keys that count no more. Returns how many there were.
+    pub(super) fn sweep(&self) -> Result<usize, StateError> {
+        let (now, mut swept) = (unix_seconds(), 0);
+        for name in state::entries(&self.invitations)? {
+            let path = self.invitations.join(&name);
+            if state::read_json::<Pending>(&path)?.is_some_and(|pending| pending.expires <= now) {
+                self.remember(&name, "expired invitation")?;
+                state::remove(&path)?;
+                swept += 1;
+            }
+        }
+        for name in state::entries(&self.operators)? {
+            let path = self.operators.join(&name);
+            if let Some(old) = state::read_json::<Operator>(&path)?
+                && old.until.is_some_and(|until| until <= now)
+            {
+                self.remember(&name, &format!("old key of operator {}", old.name))?;
+                state::remove(&path)?;
+                swept += 1;
+            }
+        }
+        for name in state::entries(&self.past)? {
+            let path = self.past.join(&name);
+            let past = state::read_json::<Past>(&path)?;
+            if past.is_some_and(|past| past.since + MEMORY.as_secs() <= now) {
+                state::remove(&path)?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    fn retire(&self, key: &Fingerprint, what: &str) -> Result<(), StateError> {
+        let path = file(&self.past, key);
+        let name = path.file_name().and_then(|name| name.to_str());
+        self.remember(name.expect("made of hexadecimal digits"), what)
+    }
+
+    fn remember(&self, name: &str, what: &str) -> Result<(), StateError> {
+        let past = Past {
+            what: what.to_owned(),
+            since: unix_seconds(),
+        };
+        state::write_json(&self.past.join(name), &past)
+    }
+
+    fn pending(&self, holder: &Fingerprint) -> Option<Pending> {
         let pending = state::read_json::<Pending>(&file(&self.invitations, holder));
-        matches!(pending, Ok(Some(pending)) if unix_seconds() < pending.expires)
+        pending
+            .ok()?
+            .filter(|pending| unix_seconds() < pending.expires)
     }
 }
 
@@ -160,29 +376,4 @@ fn file(folder: &Path, fingerprint: &Fingerprint) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_invitation_works_once_and_not_after_its_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let roster = Roster::open(&folder.path().join("state")).unwrap();
-        let [invited, late, operator, stranger] =
-            [1, 2, 3, 4].map(|n| Fingerprint::from_bytes([n; 32]));
-        roster.invite(&invited, unix_seconds() + 60).unwrap();
-        roster.invite(&late, unix_seconds() - 1).unwrap();
-        assert_eq!(roster.role(&invited), Role::Invited);
-        assert!(!roster.admit(&late) && !roster.admit(&stranger));
-        assert!(matches!(
-            roster.enrol(&late, &operator, "x"),
-            Err(RosterError::Spent)
-        ));
-        roster.enrol(&invited, &operator, "alice").unwrap();
-        assert!(matches!(
-            roster.enrol(&invited, &operator, "x"),
-            Err(RosterError::Spent)
-        ));
-        assert!(!roster.admit(&invited) && roster.admit(&operator));
-        assert_eq!(roster.operators().unwrap()[0].name, "alice");
-    }
-}
+mod tests;

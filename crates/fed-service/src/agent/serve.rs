@@ -2,24 +2,35 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fed_rpc::server::{self, HandshakeLimits, IncomingFailure};
+use fed_rpc::tls::{self, Presented};
 use fed_rpc::v1::agent_server::AgentServer;
-use fed_rpc::{Identity, tls};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::config::AgentConfig;
-use super::federation::Host;
+use super::audit::Audit;
+use super::config::{AgentConfig, ConfigFile};
+use super::desk::{self, Asked, Reply};
+use super::keys::{Announced, KeyError, Keys};
 use super::registry::Registry;
 use super::roster::Roster;
 use super::service::Service;
-use super::setup::identity_file;
-use crate::python::{Inspection, PythonError, exposed, readable};
+use super::site::Site;
+use crate::control;
+use crate::python::PythonError;
 use crate::state::StateError;
+
+/// How often it is looked whether a key or an invitation has come to its end.
+const ROUND: Duration = Duration::from_secs(60);
+/// Requests of the control socket that may wait.
+const QUEUE: usize = 16;
 
 /// Why the agent does not run.
 #[derive(Debug, Error)]
@@ -30,14 +41,25 @@ pub enum AgentError {
     /// Its identity cannot be used.
     #[error("{0}; run `fed agent init` first")]
     Identity(#[from] fed_rpc::identity::StoreError),
+    /// Its identity cannot be changed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Sandboxes are not possible here.
+    #[error(transparent)]
+    Unsupported(#[from] fed_sandbox::Unsupported),
     /// It cannot listen.
-    #[error("cannot listen on {listen}: {source}; is another agent running?")]
+    #[error("cannot listen on {listen}: {source}; {}", remedy(.source))]
     Listen {
         /// From agent.toml.
         listen: String,
         /// What the system said.
         source: std::io::Error,
     },
+    /// Another agent uses the state folder.
+    #[error(
+        "another agent runs with the state folder {0}; end it first, or give this one another `state`"
+    )]
+    Running(PathBuf),
     /// Its interpreter cannot be used.
     #[error(transparent)]
     Python(#[from] PythonError),
@@ -62,48 +84,124 @@ pub enum AgentError {
     Serve(#[source] tonic::transport::Error),
 }
 
-/// Runs the agent until SIGTERM or Ctrl-C. Nodes go on then, and the next agent adopts them.
+/// What to do about an address that cannot be listened on.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "another program has the port (`ss -ltnp` shows which): end it, or change `listen` in \
+             agent.toml"
+        }
+        std::io::ErrorKind::PermissionDenied => "take a port above 1023 for `listen` in agent.toml",
+        _ => "correct `listen` in agent.toml",
+    }
+}
+
+/// Runs the agent until SIGTERM or Ctrl-C. Nodes go on then, and the next agent adopts them. On
+/// SIGHUP it reads its configuration again.
 ///
 /// `ready` is called once, with the address, when operators can connect.
 ///
 /// # Errors
 /// See [`AgentError`].
 pub async fn run(
+    file: ConfigFile,
     config: AgentConfig,
     ready: impl FnOnce(std::net::SocketAddr),
 ) -> Result<(), AgentError> {
-    let identity = Identity::load(&identity_file(&config.state))?;
+    fed_sandbox::check()?;
+    let hangups = signal(SignalKind::hangup()).map_err(AgentError::System)?;
+    let keys = Keys::of(&config.state);
+    keys.change()?;
+    let identity = keys.own()?;
     let roster = Roster::open(&config.state)?;
-    let inspection = config.interpreter().inspect().await?;
-    let host = Arc::new(host(&config, &inspection)?);
+    let audit = Arc::new(Audit::open(&config.state)?);
+    let (sites, site) = watch::channel(Arc::new(Site::open(&config).await?));
     let listen = |source| AgentError::Listen {
         listen: config.listen.clone(),
         source,
     };
     let listener = TcpListener::bind(&config.listen).await.map_err(listen)?;
     let address = listener.local_addr().map_err(AgentError::System)?;
-    let registry = Registry::open(host, &config.state)?;
+    let socket = control_socket(&config.state).await?;
+    let registry = Registry::open(config.name.clone(), &config.state)?;
+    let known = roster.operators()?;
+    registry.adopt(|id| {
+        let site = site.borrow();
+        let operator = known.iter().find(|operator| operator.id() == id);
+        let limits = operator.map(|operator| site.limits(operator));
+        site.host(&limits.unwrap_or_default())
+    })?;
     let ending = CancellationToken::new();
-    let tls = tls::server_config(&identity, Arc::new(roster.clone()));
-    let incoming = server::incoming(listener, tls, HandshakeLimits::default(), refused);
+    let presented = Arc::new(Presented::new(&identity));
+    let tls = tls::changing_server_config(Arc::clone(&presented), Arc::new(roster.clone()));
+    let incoming = server::incoming(
+        listener,
+        tls,
+        HandshakeLimits::default(),
+        refused(roster.clone(), Arc::clone(&audit)),
+    );
     info!(site = %config.name, %address, fingerprint = %identity.fingerprint(), "agent is ready");
     ready(address);
-    let adopted = registry.all().len();
-    if adopted > 0 {
+    if registry.len() > 0 {
         info!(
-            federations = adopted,
+            federations = registry.len(),
             "took over what an earlier agent left"
         );
     }
-    let service = AgentServer::new(Service::new(roster, registry, ending.clone()));
-    server::builder()
+    let (announcing, announced) = watch::channel(keys.announced()?);
+    let (asking, asked) = mpsc::channel(QUEUE);
+    let desk = tokio::spawn(desk::listen(socket, asking));
+    let office = Office {
+        file,
+        config,
+        keys,
+        roster: roster.clone(),
+        registry: registry.clone(),
+        audit: Arc::clone(&audit),
+        sites,
+        announcing,
+        presented,
+    };
+    let office = tokio::spawn(office.work(hangups, asked));
+    let service = AgentServer::new(Service {
+        roster,
+        registry,
+        audit,
+        site,
+        announced,
+        ending: ending.clone(),
+    });
+    let served = server::builder()
         .serve_with_incoming_shutdown(service, incoming, stop(ending))
-        .await
-        .map_err(AgentError::Serve)
+        .await;
+    desk.abort();
+    office.abort();
+    served.map_err(AgentError::Serve)
 }
 
-fn refused(failure: IncomingFailure) {
-    warn!(%failure, "connection refused");
+/// Binds the control socket, unless another agent answers there.
+async fn control_socket(state: &Path) -> Result<tokio::net::UnixListener, AgentError> {
+    let path = desk::socket(state);
+    if control::Connection::open(&path).await.is_ok() {
+        return Err(AgentError::Running(state.to_owned()));
+    }
+    control::bind(&path).map_err(AgentError::System)
+}
+
+fn refused(roster: Roster, audit: Arc<Audit>) -> impl Fn(IncomingFailure) + Send + Sync {
+    move |failure| match &failure {
+        IncomingFailure::Refused {
+            remote,
+            fingerprint,
+        } => {
+            let who = roster.past(fingerprint);
+            warn!(%failure, who, "connection refused");
+            audit.refused(*remote, fingerprint, &who);
+        }
+        IncomingFailure::Accept(_)
+        | IncomingFailure::Handshake { .. }
+        | IncomingFailure::Timeout { .. } => warn!(%failure, "connection refused"),
+    }
 }
 
 async fn stop(ending: CancellationToken) {
@@ -125,43 +223,132 @@ async fn stop(ending: CancellationToken) {
     ending.cancel();
 }
 
-fn host(config: &AgentConfig, inspection: &Inspection) -> Result<Host, AgentError> {
-    let named: Vec<PathBuf> = config
-        .data_folders()
-        .chain(config.read_only.iter().cloned())
-        .collect();
-    if let Some(missing) = named.iter().find(|path| !path.exists()) {
-        return Err(AgentError::Missing(missing.clone()));
-    }
-    let read_only = readable(inspection, named);
-    if let Some(visible) = exposed(&config.state, &read_only) {
-        return Err(AgentError::Exposed {
-            state: config.state.clone(),
-            visible: visible.clone(),
-        });
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Host {
-        site: config.name.clone(),
-        program: std::env::current_exe().map_err(AgentError::System)?,
-        interpreter: config.interpreter().resolved(inspection),
-        pools: config.offers(u32::try_from(cores).unwrap_or(u32::MAX), memory_bytes()),
-        read_only,
-    })
+/// Does what is not a call: reloads, removals, changes of keys, sweeping.
+struct Office {
+    file: ConfigFile,
+    config: AgentConfig,
+    keys: Keys,
+    roster: Roster,
+    registry: Registry,
+    audit: Arc<Audit>,
+    sites: watch::Sender<Arc<Site>>,
+    announcing: watch::Sender<Option<Announced>>,
+    presented: Arc<Presented>,
 }
 
-/// Memory of this host in bytes, from /proc/meminfo; 1 GiB if it does not say.
-fn memory_bytes() -> u64 {
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).unwrap_or_default();
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| {
-            rest.trim()
-                .trim_end_matches("kB")
-                .trim()
-                .parse::<u64>()
-                .ok()
+impl Office {
+    async fn work(mut self, mut hangups: Signal, mut asked: mpsc::Receiver<Asked>) {
+        let mut rounds = tokio::time::interval(ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.end_those_of_strangers().await;
+        loop {
+            tokio::select! {
+                Some(()) = hangups.recv() => self.reload().await,
+                Some((request, answer)) = asked.recv() => {
+                    let reply = self.serve(request).await;
+                    // Whoever asked may have left.
+                    let _ = answer.send(reply);
+                }
+                _ = rounds.tick() => self.round(),
+                else => return,
+            }
+        }
+    }
+
+    async fn serve(&self, request: desk::Request) -> Reply {
+        match request {
+            desk::Request::EndOperator { name, id } => {
+                let ended = self.registry.end_all_of(&id).await;
+                info!(
+                    operator = name,
+                    fingerprint = id,
+                    federations = ended,
+                    "operator removed"
+                );
+                let message = format!("{ended} federations ended");
+                self.audit.site("RemoveOperator", &name, &id, &message);
+                Reply::Ended(ended)
+            }
+            desk::Request::LookAtKeys => {
+                self.look_at_keys();
+                Reply::Done
+            }
+        }
+    }
+
+    /// Operators may have been removed while no agent ran.
+    async fn end_those_of_strangers(&self) {
+        for id in self.registry.operators() {
+            match self.roster.knows(&id) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.registry.end_all_of(&id).await;
+                    warn!(
+                        fingerprint = id,
+                        "ended what an operator ran who is not enrolled any more"
+                    );
+                }
+                Err(error) => error!(%error, "the roster cannot be read"),
+            }
+        }
+    }
+
+    fn round(&self) {
+        match self.roster.sweep() {
+            Ok(0) => {}
+            Ok(swept) => info!(swept, "removed invitations and keys that have expired"),
+            Err(error) => error!(%error, "expired invitations cannot be removed"),
+        }
+        self.look_at_keys();
+    }
+
+    fn look_at_keys(&self) {
+        let looked = self.keys.change().and_then(|changed| {
+            if let Some(identity) = changed {
+                self.presented.change(&identity);
+                info!(fingerprint = %identity.fingerprint(), "the agent uses its new key");
+            }
+            let announced = self.keys.announced()?;
+            self.announcing.send_if_modified(|before| {
+                let is_new = *before != announced;
+                *before = announced;
+                if is_new && let Some(Announced { fingerprint, from }) = announced {
+                    info!(%fingerprint, from, "a new key is announced to operators");
+                }
+                is_new
+            });
+            Ok(())
         });
-    kib.map_or(1 << 30, |kib| kib * 1024)
+        if let Err(error) = looked {
+            error!(%error, "the agent's keys cannot be changed");
+        }
+    }
+
+    /// Reads agent.toml again. What is wrong with it is told, and what was there before stays.
+    async fn reload(&mut self) {
+        if let Err(error) = self.audit.reopen() {
+            error!(%error, "the audit log goes on in the old file");
+        }
+        let kept = "agent.toml is not right, so what was read before stays";
+        let mut config = match self.file.load() {
+            Ok(config) => config,
+            Err(error) => return error!(%error, "{kept}"),
+        };
+        for key in config.keep_what_cannot_change(&self.config) {
+            warn!(
+                key,
+                "a change of this key in agent.toml counts after a restart"
+            );
+        }
+        match Site::open(&config).await {
+            Ok(site) => {
+                self.sites.send_replace(Arc::new(site));
+                self.config = config;
+                info!(
+                    "agent.toml was read again; new federations begin with it, limits count at once"
+                );
+            }
+            Err(error) => error!(%error, "{kept}"),
+        }
+    }
 }

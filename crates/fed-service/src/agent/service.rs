@@ -1,162 +1,158 @@
-//! The calls of `fed.agent.v1`: who is calling, is the message right, and on to the federation.
+//! What each call does, for an operator who may make it.
 
-use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use fed_core::{FederationId, Leases, SiteDescription};
+use fed_core::{FederationId, Leases, PoolName, SiteDescription};
+use fed_rpc::Fingerprint;
 use fed_rpc::status::{Reason, Refusal};
-use fed_rpc::v1::{self, agent_server::Agent};
-use fed_rpc::{Fingerprint, PeerIdentity};
-use futures::{Stream, StreamExt as _};
-use tokio_stream::wrappers::BroadcastStream;
+use fed_rpc::v1;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
-use tracing::{info, warn};
+use tracing::info;
 
+use super::audit::Audit;
 use super::federation::{Call, Federation, Happening, Record};
+use super::keys::Announced;
 use super::registry::Registry;
-use super::roster::{Operator, Role, Roster, RosterError};
+use super::roster::{Operator, Roster, RosterError, unix_seconds};
+use super::site::Site;
 use crate::convert::{self, Invalid};
 
 /// Longest name that an operator may give themselves, in bytes.
 const OPERATOR_NAME_LIMIT: usize = 64;
-
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// Longest time for which a key that was replaced still counts.
+const LONGEST_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The agent's side of the control plane.
 #[derive(Debug)]
 pub(super) struct Service {
-    roster: Roster,
-    registry: Registry,
-    ending: CancellationToken,
+    pub(super) roster: Roster,
+    pub(super) registry: Registry,
+    pub(super) audit: Arc<Audit>,
+    pub(super) site: watch::Receiver<Arc<Site>>,
+    pub(super) announced: watch::Receiver<Option<Announced>>,
+    pub(super) ending: CancellationToken,
 }
+
+type Answer<T> = Result<T, Refusal>;
 
 impl Service {
-    pub(super) fn new(roster: Roster, registry: Registry, ending: CancellationToken) -> Self {
-        Self {
-            roster,
-            registry,
-            ending,
-        }
+    fn site(&self) -> Arc<Site> {
+        Arc::clone(&self.site.borrow())
     }
 
-    /// Asked in every call, because a connection may outlive its operator's enrolment.
-    fn operator<T>(&self, request: &Request<T>) -> Result<Operator, Status> {
-        match self.roster.role(&caller(request)?.fingerprint) {
-            Role::Operator(operator) => Ok(operator),
-            Role::Invited | Role::Stranger => {
-                let message = "this key is not an enrolled operator's; redeem an invitation first \
-                               (`fed site add`)";
-                Err(Refusal::new(Reason::NotAllowed, message).into())
-            }
-        }
+    fn next_fingerprint(&self) -> String {
+        let announced = *self.announced.borrow();
+        announced.map_or_else(String::new, |announced| announced.fingerprint.to_string())
     }
 
-    fn federation<T>(&self, request: &Request<T>, id: &str) -> Result<Federation, Status> {
-        let operator = self.operator(request)?;
+    fn federation(&self, operator: &Operator, id: &str) -> Answer<(FederationId, Federation)> {
         let id: FederationId = convert::parse("federation", id).map_err(invalid)?;
-        Ok(self.registry.find(id, &operator.fingerprint)?)
+        Ok((id, self.registry.find(id, operator.id())?))
     }
-}
 
-fn caller<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
-    let peer = request.extensions().get::<PeerIdentity>().cloned();
-    peer.ok_or_else(|| Refusal::new(Reason::NotAllowed, "the caller has no identity").into())
-}
-
-fn invalid(error: Invalid) -> Refusal {
-    Refusal::from_error(Reason::InvalidRequest, &error)
-}
-
-fn pool_sizes(pools: Vec<v1::PoolSize>) -> Result<Vec<(fed_core::PoolName, u32)>, Invalid> {
-    pools
-        .into_iter()
-        .map(|size| Ok((convert::parse("pool", &size.pool)?, size.workers)))
-        .collect()
-}
-
-#[tonic::async_trait]
-impl Agent for Service {
-    type WatchStream = Streamed<v1::Event>;
-    type LogsStream = Streamed<v1::LogLine>;
-
-    async fn enrol(
+    /// Redeems an invitation; the holder of its key is `invited`.
+    pub(super) fn enrol(
         &self,
-        request: Request<v1::EnrolRequest>,
-    ) -> Result<Response<v1::EnrolReply>, Status> {
-        let peer = caller(&request)?;
-        let message = request.into_inner();
-        let certificate = message.operator_certificate.into();
-        let operator = Fingerprint::of_certificate(&certificate)
-            .map_err(|error| Refusal::from_error(Reason::InvalidRequest, &error))?;
+        invited: &Fingerprint,
+        message: v1::EnrolRequest,
+    ) -> Answer<(Operator, v1::EnrolReply)> {
+        let operator = certified(message.operator_certificate)?;
         let name = message.operator_name;
         if name.is_empty() || name.len() > OPERATOR_NAME_LIMIT || name.contains(char::is_control) {
             let message = "operator_name must be 1 to 64 bytes of text";
-            return Err(Refusal::new(Reason::InvalidRequest, message).into());
+            return Err(Refusal::new(Reason::InvalidRequest, message));
         }
-        self.roster
-            .enrol(&peer.fingerprint, &operator, &name)
-            .map_err(|error| match error {
-                RosterError::Spent => Refusal::from_error(Reason::InvitationSpent, &error),
-                RosterError::State(_) => Refusal::from_error(Reason::Internal, &error),
-            })?;
-        info!(operator = name, fingerprint = %operator, remote = %peer.remote, "operator enrolled");
-        Ok(Response::new(v1::EnrolReply {
-            site: self.registry.host().site.to_string(),
-        }))
+        let enrolled =
+            self.roster
+                .enrol(invited, &operator, &name)
+                .map_err(|error| match error {
+                    RosterError::Spent => Refusal::from_error(Reason::InvitationSpent, &error),
+                    RosterError::State(_)
+                    | RosterError::Unknown { .. }
+                    | RosterError::Ambiguous { .. } => {
+                        Refusal::from_error(Reason::Internal, &error)
+                    }
+                })?;
+        info!(operator = enrolled.name, fingerprint = %operator, "operator enrolled");
+        let reply = v1::EnrolReply {
+            site: self.site().name.to_string(),
+            next_fingerprint: self.next_fingerprint(),
+        };
+        Ok((enrolled, reply))
     }
 
-    async fn describe(
+    pub(super) fn rotate(
         &self,
-        request: Request<v1::DescribeRequest>,
-    ) -> Result<Response<v1::DescribeReply>, Status> {
-        self.operator(&request)?;
-        let host = self.registry.host();
+        operator: &Operator,
+        message: v1::RotateRequest,
+    ) -> Answer<v1::RotateReply> {
+        let new = certified(message.operator_certificate)?;
+        let keep = Duration::from_secs(message.keep_seconds).min(LONGEST_KEEP);
+        let rotated = self
+            .roster
+            .rotate(operator, &new, unix_seconds() + keep.as_secs());
+        rotated.map_err(|error| Refusal::from_error(Reason::Internal, &error))?;
+        info!(operator = operator.name, fingerprint = %new, "operator has a new key");
+        Ok(v1::RotateReply {})
+    }
+
+    pub(super) async fn describe(&self, operator: &Operator) -> Answer<v1::DescribeReply> {
+        let site = self.site();
+        let limits = site.limits(operator);
+        let host = site.host(&limits);
         let inspection = host.interpreter.inspect().await;
         let inspection =
             inspection.map_err(|error| Refusal::from_error(Reason::SiteNotReady, &error))?;
-        Ok(Response::new(convert::description_to_wire(
-            SiteDescription {
-                site: host.site.clone(),
-                fed_version: env!("CARGO_PKG_VERSION").to_owned(),
-                pools: host.pools.clone(),
-                python: inspection.environment,
-            },
-        )))
+        let description = SiteDescription {
+            site: host.site.clone(),
+            fed_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pools: site.allowance(operator, &limits).offers(&host.pools),
+            python: inspection.environment,
+        };
+        Ok(v1::DescribeReply {
+            next_fingerprint: self.next_fingerprint(),
+            ..convert::description_to_wire(description)
+        })
     }
 
-    async fn prepare(
+    pub(super) async fn prepare(
         &self,
-        request: Request<v1::PrepareRequest>,
-    ) -> Result<Response<v1::PrepareReply>, Status> {
-        let operator = self.operator(&request)?;
-        let record = record(request.into_inner(), &operator).map_err(invalid)?;
-        info!(federation = %record.id, operator = operator.name, "prepare");
-        let federation = self.registry.prepare(record)?;
+        operator: &Operator,
+        message: v1::PrepareRequest,
+    ) -> Answer<v1::PrepareReply> {
+        let site = self.site();
+        let limits = site.limits(operator);
+        let record = record(message, operator).map_err(invalid)?;
+        site.allowance(operator, &limits).lease(record.lease)?;
+        let federation = self.registry.prepare(record, site.host(&limits))?;
         let ready = federation.call(Call::Prepare).await?;
-        Ok(Response::new(v1::PrepareReply {
+        Ok(v1::PrepareReply {
             public_key: ready.public_key,
             udp_port: u32::from(ready.udp_port),
-        }))
+        })
     }
 
-    async fn connect(
+    pub(super) async fn connect(
         &self,
-        request: Request<v1::ConnectRequest>,
-    ) -> Result<Response<v1::ConnectReply>, Status> {
-        let federation = self.federation(&request, &request.get_ref().federation)?;
-        let peers = convert::peers(request.into_inner().peers).map_err(invalid)?;
+        operator: &Operator,
+        message: v1::ConnectRequest,
+    ) -> Answer<v1::ConnectReply> {
+        let (_, federation) = self.federation(operator, &message.federation)?;
+        let peers = convert::peers(message.peers).map_err(invalid)?;
         federation
             .call(|answer| Call::Connect(peers, answer))
             .await?;
-        Ok(Response::new(v1::ConnectReply {}))
+        Ok(v1::ConnectReply {})
     }
 
-    async fn probe(
+    pub(super) async fn probe(
         &self,
-        request: Request<v1::ProbeRequest>,
-    ) -> Result<Response<v1::ProbeReply>, Status> {
-        let federation = self.federation(&request, &request.get_ref().federation)?;
+        operator: &Operator,
+        message: v1::ProbeRequest,
+    ) -> Answer<v1::ProbeReply> {
+        let (_, federation) = self.federation(operator, &message.federation)?;
         let report = federation.call(Call::Report).await?;
         let peers = report.peers.into_iter().map(|peer| v1::PeerState {
             name: peer.name,
@@ -168,117 +164,157 @@ impl Agent for Service {
             received_bytes: peer.received_bytes,
             sent_bytes: peer.sent_bytes,
         });
-        Ok(Response::new(v1::ProbeReply {
+        Ok(v1::ProbeReply {
             peers: peers.collect(),
-        }))
+        })
     }
 
-    async fn start(
+    pub(super) async fn start(
         &self,
-        request: Request<v1::StartRequest>,
-    ) -> Result<Response<v1::StartReply>, Status> {
-        let federation = self.federation(&request, &request.get_ref().federation)?;
-        let v1::StartRequest {
-            scheduler,
-            pools,
-            all_pools,
-            ..
-        } = request.into_inner();
-        let pools = pool_sizes(pools).map_err(invalid)?;
-        let call = |answer| Call::Start {
-            scheduler,
-            pools,
-            all_pools,
-            answer,
+        operator: &Operator,
+        message: v1::StartRequest,
+    ) -> Answer<v1::StartReply> {
+        let (id, federation) = self.federation(operator, &message.federation)?;
+        let pools = pool_sizes(message.pools).map_err(invalid)?;
+        let (scheduler, all_pools) = (message.scheduler, message.all_pools);
+        let call = |pools| {
+            |answer| Call::Start {
+                scheduler,
+                pools,
+                all_pools,
+                answer,
+            }
         };
-        let workers = federation.call(call).await?;
-        Ok(Response::new(v1::StartReply { workers }))
+        let workers = self.resize(operator, id, &federation, pools, call).await?;
+        Ok(v1::StartReply { workers })
     }
 
-    async fn scale(
+    pub(super) async fn scale(
         &self,
-        request: Request<v1::ScaleRequest>,
-    ) -> Result<Response<v1::ScaleReply>, Status> {
-        let federation = self.federation(&request, &request.get_ref().federation)?;
-        let pool = request.into_inner().pool.unwrap_or_default();
+        operator: &Operator,
+        message: v1::ScaleRequest,
+    ) -> Answer<v1::ScaleReply> {
+        let (id, federation) = self.federation(operator, &message.federation)?;
+        let pool = message.pool.unwrap_or_default();
         let name = convert::parse("pool", &pool.pool).map_err(invalid)?;
-        let workers = federation
-            .call(|answer| Call::Scale(name, pool.workers, answer))
-            .await?;
-        Ok(Response::new(v1::ScaleReply { workers }))
+        let call = |mut pools: Vec<(PoolName, u32)>| {
+            move |answer| {
+                let (name, workers) = pools.remove(0);
+                Call::Scale(name, workers, answer)
+            }
+        };
+        let sizes = vec![(name, pool.workers)];
+        let workers = self.resize(operator, id, &federation, sizes, call).await?;
+        Ok(v1::ScaleReply { workers })
     }
 
-    async fn stop(
+    /// Brings pools to other numbers of workers, as far as the operator may have them.
+    async fn resize<Make>(
         &self,
-        request: Request<v1::StopRequest>,
-    ) -> Result<Response<v1::StopReply>, Status> {
-        let federation = self.federation(&request, &request.get_ref().federation)?;
-        let workers = request.into_inner().workers;
-        let workers = federation
-            .call(|answer| Call::Stop(workers, answer))
-            .await?;
-        Ok(Response::new(v1::StopReply { workers }))
+        operator: &Operator,
+        id: FederationId,
+        federation: &Federation,
+        pools: Vec<(PoolName, u32)>,
+        call: impl FnOnce(Vec<(PoolName, u32)>) -> Make,
+    ) -> Answer<Vec<String>>
+    where
+        Make: FnOnce(super::federation::Answer<Vec<String>>) -> Call,
+    {
+        let site = self.site();
+        let limits = site.limits(operator);
+        let before = self
+            .registry
+            .reserve(id, &pools, &site.allowance(operator, &limits))?;
+        let resized = federation.call(call(pools)).await;
+        if resized.is_err() {
+            self.registry.put_back(id, before);
+        }
+        resized
     }
 
-    async fn watch(
+    pub(super) async fn stop(
         &self,
-        request: Request<v1::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let federation = self.federation(&request, &request.get_ref().federation)?;
-        let events =
-            BroadcastStream::new(federation.watch()).filter_map(async |event| match event {
-                Ok(happening) => Some(Ok(event_to_wire(happening))),
-                Err(lagged) => {
-                    warn!(%lagged, "a watcher was too slow");
-                    None
-                }
-            });
-        // Else the agent could not end while somebody watches.
-        let ending = self.ending.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(events.take_until(ending))))
+        operator: &Operator,
+        message: v1::StopRequest,
+    ) -> Answer<v1::StopReply> {
+        let (id, federation) = self.federation(operator, &message.federation)?;
+        let ended = message.workers.clone();
+        let call = |answer| Call::Stop(message.workers, answer);
+        let workers = federation.call(call).await?;
+        self.registry.ended(id, &ended);
+        Ok(v1::StopReply { workers })
     }
 
-    async fn logs(
+    pub(super) fn watch(
         &self,
-        request: Request<v1::LogsRequest>,
-    ) -> Result<Response<Self::LogsStream>, Status> {
-        let federation = self.federation(&request, &request.get_ref().federation)?;
-        let tail = usize::try_from(request.into_inner().tail).unwrap_or(usize::MAX);
-        let lines = federation.call(|answer| Call::Logs(tail, answer)).await?;
-        let lines = lines
-            .into_iter()
-            .map(|(source, line)| Ok(v1::LogLine { source, line }));
-        Ok(Response::new(Box::pin(futures::stream::iter(lines))))
+        operator: &Operator,
+        message: &v1::WatchRequest,
+    ) -> Answer<broadcast::Receiver<Happening>> {
+        let (_, federation) = self.federation(operator, &message.federation)?;
+        Ok(federation.watch())
     }
 
-    async fn renew(
+    pub(super) async fn logs(
         &self,
-        request: Request<v1::RenewRequest>,
-    ) -> Result<Response<v1::RenewReply>, Status> {
-        let federation = self.federation(&request, &request.get_ref().federation)?;
+        operator: &Operator,
+        message: v1::LogsRequest,
+    ) -> Answer<Vec<(String, String)>> {
+        let (_, federation) = self.federation(operator, &message.federation)?;
+        let tail = usize::try_from(message.tail).unwrap_or(usize::MAX);
+        federation.call(|answer| Call::Logs(tail, answer)).await
+    }
+
+    pub(super) async fn renew(
+        &self,
+        operator: &Operator,
+        message: v1::RenewRequest,
+    ) -> Answer<v1::RenewReply> {
+        let (id, federation) = self.federation(operator, &message.federation)?;
+        let site = self.site();
+        let limits = site.limits(operator);
+        let (age, lease) = self.registry.life(id);
+        site.allowance(operator, &limits).renewal(age, lease)?;
         let lease = federation.call(Call::Renew).await?;
-        Ok(Response::new(v1::RenewReply {
+        Ok(v1::RenewReply {
             lease_seconds: lease.as_secs(),
-        }))
+            next_fingerprint: self.next_fingerprint(),
+        })
     }
 
-    async fn leave(
+    pub(super) async fn leave(
         &self,
-        request: Request<v1::LeaveRequest>,
-    ) -> Result<Response<v1::LeaveReply>, Status> {
-        let operator = self.operator(&request)?;
-        let id = convert::parse("federation", &request.get_ref().federation).map_err(invalid)?;
+        operator: &Operator,
+        message: v1::LeaveRequest,
+    ) -> Answer<v1::LeaveReply> {
+        let id = convert::parse("federation", &message.federation).map_err(invalid)?;
         // One that is not there has been left: the call is idempotent.
-        if let Ok(federation) = self.registry.find(id, &operator.fingerprint) {
+        if let Ok(federation) = self.registry.find(id, operator.id()) {
             let left = federation.call(Call::Leave).await;
             if let Err(refusal) = left
                 && refusal.reason != Reason::UnknownFederation
             {
-                return Err(refusal.into());
+                return Err(refusal);
             }
         }
-        Ok(Response::new(v1::LeaveReply {}))
+        Ok(v1::LeaveReply {})
     }
+}
+
+/// The key of a certificate in a message.
+fn certified(certificate: Vec<u8>) -> Answer<Fingerprint> {
+    Fingerprint::of_certificate(&certificate.into())
+        .map_err(|error| Refusal::from_error(Reason::InvalidRequest, &error))
+}
+
+fn invalid(error: Invalid) -> Refusal {
+    Refusal::from_error(Reason::InvalidRequest, &error)
+}
+
+fn pool_sizes(pools: Vec<v1::PoolSize>) -> Result<Vec<(PoolName, u32)>, Invalid> {
+    pools
+        .into_iter()
+        .map(|size| Ok((convert::parse("pool", &size.pool)?, size.workers)))
+        .collect()
 }
 
 fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, Invalid> {
@@ -286,7 +322,7 @@ fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, In
     Ok(Record {
         id: convert::parse("federation", &message.federation)?,
         name: convert::parse("name", &message.name)?,
-        operator: operator.fingerprint.clone(),
+        operator: operator.id().to_owned(),
         member: convert::member_id("site_number", message.site_number)?,
         members: convert::members(message.members)?,
         lease,
@@ -297,21 +333,4 @@ fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, In
         wanted: std::collections::BTreeMap::new(),
         workers: std::collections::BTreeMap::new(),
     })
-}
-
-fn event_to_wire(happening: Happening) -> v1::Event {
-    use v1::event::What;
-    let what = match happening {
-        Happening::WorkerExited {
-            worker,
-            status,
-            last_lines,
-        } => What::WorkerExited(v1::WorkerExited {
-            worker,
-            status,
-            last_lines,
-        }),
-        Happening::Ended { reason } => What::FederationEnded(v1::FederationEnded { reason }),
-    };
-    v1::Event { what: Some(what) }
 }

@@ -1,13 +1,14 @@
 //! Preparing a host for an agent, and inviting operators.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use fed_rpc::{Fingerprint, Identity, Invitation};
+use fed_rpc::{Fingerprint, Invitation};
 use nix::unistd::User;
 use thiserror::Error;
 
 use super::config::AgentConfig;
+use super::keys::{KeyError, Keys};
 use super::roster::{Roster, unix_seconds};
 use crate::python::PythonError;
 use crate::state::{self, StateError};
@@ -21,6 +22,9 @@ pub enum SetupError {
     /// The identity cannot be used.
     #[error("{0}; run `fed agent init` first")]
     Identity(#[from] fed_rpc::identity::StoreError),
+    /// The identity cannot be made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// No invitation could be made.
     #[error("cannot make an invitation: {0}")]
     Invitation(#[from] fed_rpc::invitation::InvitationError),
@@ -59,10 +63,6 @@ pub struct InitReport {
     pub distributed: String,
 }
 
-pub(super) fn identity_file(state: &Path) -> PathBuf {
-    state.join("identity").join("agent.pem")
-}
-
 /// Makes the agent's identity, unless it has one, and checks that this host can run workers.
 ///
 /// # Errors
@@ -70,9 +70,7 @@ pub(super) fn identity_file(state: &Path) -> PathBuf {
 pub async fn init(config: &AgentConfig) -> Result<InitReport, SetupError> {
     fed_sandbox::check()?;
     state::private_folder(&config.state)?;
-    let identity = identity_file(&config.state);
-    state::private_folder(identity.parent().expect("the identity lies in a folder"))?;
-    let identity = Identity::load_or_create(&identity, config.name.as_str())?;
+    let identity = Keys::of(&config.state).own_or_new(config.name.as_str())?;
     Roster::open(&config.state)?;
     let inspection = config.interpreter().inspect().await?;
     let package = |package: &'static str| {
@@ -90,18 +88,41 @@ pub async fn init(config: &AgentConfig) -> Result<InitReport, SetupError> {
     })
 }
 
-/// Makes an invitation that one operator can redeem within `valid`; returns its one line.
+/// What [`invite`] made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invited {
+    /// The one line that the operator needs. Secret.
+    pub line: String,
+    /// How long it is valid: not beyond the agent's change to another key.
+    pub valid: Duration,
+}
+
+/// Makes an invitation that one operator can redeem within `valid`, who is called `operator` then,
+/// or else as they wish.
 ///
 /// # Errors
 /// See [`SetupError`].
-pub fn invite(config: &AgentConfig, valid: Duration) -> Result<String, SetupError> {
-    let identity = Identity::load(&identity_file(&config.state))?;
+pub fn invite(
+    config: &AgentConfig,
+    valid: Duration,
+    operator: Option<&str>,
+) -> Result<Invited, SetupError> {
+    let keys = Keys::of(&config.state);
+    let identity = keys.own()?;
     let roster = Roster::open(&config.state)?;
-    let expires = unix_seconds().saturating_add(valid.as_secs());
+    roster.sweep()?;
+    let now = unix_seconds();
+    let change = keys
+        .announced()?
+        .map_or(u64::MAX, |announced| announced.from);
+    let expires = now.saturating_add(valid.as_secs()).min(change);
     let (name, address) = (config.name.as_str(), &config.address);
     let invitation = Invitation::generate(name, address, identity.fingerprint(), expires)?;
-    roster.invite(&invitation.holder(), expires)?;
-    Ok(invitation.to_line())
+    roster.invite(&invitation.holder(), expires, operator)?;
+    Ok(Invited {
+        line: invitation.to_line(),
+        valid: Duration::from_secs(expires.saturating_sub(now)),
+    })
 }
 
 /// Becomes the configured user, if the agent runs as root and one is configured.

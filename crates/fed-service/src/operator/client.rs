@@ -14,13 +14,15 @@ use tracing::warn;
 use super::driver::Driver;
 use super::report::{Progress, Status};
 use super::site::SiteClient;
-use super::state::{FederationFolder, OperatorState};
+use super::state::{FederationFolder, OperatorState, Record};
 use crate::control::{self, Connection, ControlError, Writer};
 use crate::node::log;
-use crate::state::StateError;
+use crate::state::{Lock, StateError};
 
 /// How often a process that ends is looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// How long a `fed up` may take from its first step until it answers.
+const BEGINNING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
@@ -152,6 +154,12 @@ pub enum DownError {
         /// Those that there are.
         others: Vec<FederationName>,
     },
+    /// Another command ends it, or starts it anew.
+    #[error("federation {name} is being ended or started by another command; try again")]
+    Busy {
+        /// The federation.
+        name: FederationName,
+    },
     /// Its `fed up` runs but does not answer.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -180,7 +188,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Connects to the `fed up` of this name. `None` if the name is known but its process is gone.
+    /// Connects to the `fed up` of this name, and waits for one that has just begun. `None` if the
+    /// name is known but its process is gone.
     ///
     /// # Errors
     /// [`DownError::Unknown`].
@@ -189,21 +198,34 @@ impl Running {
         name: &FederationName,
     ) -> Result<Option<Self>, DownError> {
         let folder = state.federation(name);
-        let Some(record) = folder.record()? else {
-            return Err(DownError::Unknown {
-                name: name.clone(),
-                others: state.federations()?,
-            });
-        };
-        let process = record.pid;
-        match Connection::open(&folder.socket()).await {
-            Ok(connection) => Ok(Some(Self {
-                connection,
-                folder,
-                process,
-            })),
-            Err(ControlError::Unreachable { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
+        let begun = tokio::time::Instant::now();
+        loop {
+            // Asked first: what holds the lock now may be gone when the socket is tried.
+            let lives = Lock::is_held(&folder.lock())?;
+            let connected = Connection::open(&folder.socket()).await;
+            match (connected, folder.record()?) {
+                (Ok(connection), Some(record)) => {
+                    return Ok(Some(Self {
+                        connection,
+                        folder,
+                        process: record.pid,
+                    }));
+                }
+                (Err(ControlError::Unreachable { .. }), _) | (Ok(_), None)
+                    if lives && begun.elapsed() < BEGINNING =>
+                {
+                    tokio::time::sleep(POLL).await;
+                }
+                (Err(error), _) if lives => return Err(error.into()),
+                (_, None) => {
+                    return Err(DownError::Unknown {
+                        name: name.clone(),
+                        others: state.federations()?,
+                    });
+                }
+                (Err(ControlError::Unreachable { .. }), Some(_)) => return Ok(None),
+                (Err(error), Some(_)) => return Err(error.into()),
+            }
         }
     }
 
@@ -272,18 +294,30 @@ impl Running {
 /// could not be told; they end it by themselves when the lease lapses.
 ///
 /// # Errors
-/// If there is no such federation.
+/// If there is no such federation, or somebody else is about to end it.
 pub async fn clean_up(
     state: &OperatorState,
     name: &FederationName,
 ) -> Result<Vec<(SiteName, String)>, DownError> {
     let folder = state.federation(name);
+    let lock = Lock::try_take(&folder.lock())?;
+    let _lock = lock.ok_or_else(|| DownError::Busy { name: name.clone() })?;
     let Some(record) = folder.record()? else {
         return Err(DownError::Unknown {
             name: name.clone(),
             others: state.federations()?,
         });
     };
+    let untold = end_stale(state, &folder, record).await?;
+    folder.remove_log()?;
+    Ok(untold)
+}
+
+async fn end_stale(
+    state: &OperatorState,
+    folder: &FederationFolder,
+    record: Record,
+) -> Result<Vec<(SiteName, String)>, DownError> {
     let identity = state.identity()?;
     let sites = state.sites()?;
     let mut untold = Vec::new();
@@ -292,7 +326,7 @@ pub async fn clean_up(
             untold.push((site, "the site is not enrolled any more".to_owned()));
             continue;
         };
-        let left = match SiteClient::connect(site.clone(), known, &identity).await {
+        let left = match SiteClient::connect(state, site.clone(), known, &identity).await {
             Ok(client) => client.leave(record.id).await,
             Err(error) => Err(error),
         };
@@ -301,22 +335,21 @@ pub async fn clean_up(
         }
     }
     folder.remove()?;
-    folder.remove_log()?;
     Ok(untold)
 }
 
-/// Makes room for a new federation of this name, if the old one's process is gone.
+/// Makes room for a new federation of this name. Whoever calls this holds the lock, so that the
+/// process of an earlier one is gone.
 pub(super) async fn clean_up_stale(
     state: &OperatorState,
     name: &FederationName,
 ) -> Result<(), DownError> {
-    match Running::find(state, name).await {
-        Ok(None) => {}
-        Ok(Some(running)) => return Err(running.confused()),
-        Err(DownError::Unknown { .. }) => return Ok(state.federation(name).remove()?),
-        Err(error) => return Err(error),
-    }
-    for (site, problem) in clean_up(state, name).await? {
+    let folder = state.federation(name);
+    let Some(record) = folder.record()? else {
+        // It may have died before it wrote one.
+        return Ok(folder.remove()?);
+    };
+    for (site, problem) in end_stale(state, &folder, record).await? {
         warn!(%site, problem, "a site could not be told that its federation has ended");
     }
     Ok(())

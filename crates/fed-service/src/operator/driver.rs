@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::report::Step;
 use super::scheduler;
 use super::site::SiteClient;
-use super::state::{FederationFolder, Site};
+use super::state::{FederationFolder, OperatorState, Site};
 use crate::node::{self, GatewayInfo, NodeClient, NodeSpec, PeerReport, Supervision};
 use crate::python::{self, Interpreter};
 
@@ -39,6 +39,7 @@ pub(super) enum Outcome {
 /// What every action may need. Cloned into tasks.
 #[derive(Clone, Debug)]
 pub(super) struct Driver {
+    pub(super) state: OperatorState,
     pub(super) identity: Arc<Identity>,
     pub(super) inventory: Arc<BTreeMap<SiteName, Site>>,
     pub(super) interpreter: Interpreter,
@@ -144,7 +145,7 @@ impl Driver {
             .get(&name)
             .ok_or_else(|| format!("no site is called {name}"))?;
         let text = |error: super::SiteError| error.to_string();
-        let client = SiteClient::connect(name.clone(), site, &self.identity)
+        let client = SiteClient::connect(&self.state, name.clone(), site, &self.identity)
             .await
             .map_err(text)?;
         let description = client.describe().await.map_err(text)?;

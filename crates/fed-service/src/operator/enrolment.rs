@@ -91,13 +91,14 @@ pub async fn enrol(
     });
     request.set_timeout(Leases::CALL);
     let enrolled = agent.enrol(request).await;
-    enrolled.map_err(|status| EnrolError::Call {
+    let enrolled = enrolled.map_err(|status| EnrolError::Call {
         address: address.clone(),
         source: status.into(),
     })?;
     let site = Site {
         address,
         fingerprint: invitation.agent().to_string(),
+        next: Some(enrolled.into_inner().next_fingerprint).filter(|next| !next.is_empty()),
     };
     state.add_site(invited, site.clone())?;
     Ok(site)

@@ -8,15 +8,18 @@ use fed_core::{
 };
 use fed_rpc::client::{self, ConnectError};
 use fed_rpc::status::CallError;
+use fed_rpc::tls::Pins;
 use fed_rpc::v1::{self, agent_client::AgentClient};
 use fed_rpc::{Fingerprint, Identity};
 use thiserror::Error;
 use tonic::Request;
 use tonic::transport::Channel;
+use tracing::info;
 
-use super::state::Site;
+use super::state::{OperatorState, Site};
 use crate::convert::{self, Invalid};
 use crate::node::PeerReport;
+use crate::state::StateError;
 
 /// How long an agent may take to look at a slow file system.
 const DESCRIBE_PATIENCE: Duration = Duration::from_secs(90);
@@ -33,6 +36,9 @@ pub enum SiteError {
     /// The agent refused, or the connection broke.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// What was learnt of the site could not be recorded.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The agent answered nonsense.
     #[error("its agent answered something that is not right: {0}")]
     Answer(String),
@@ -56,28 +62,83 @@ pub(super) struct SiteClient {
     pub(super) name: SiteName,
     address: String,
     agent: AgentClient<Channel>,
+    pins: Pins,
+    state: OperatorState,
 }
 
 impl SiteClient {
+    /// Connects to an agent that shows its recorded key, or the one that it has announced: from
+    /// then on that one is recorded.
     pub(super) async fn connect(
+        state: &OperatorState,
         name: SiteName,
         site: &Site,
         identity: &Identity,
     ) -> Result<Self, SiteError> {
-        let fingerprint: Fingerprint = site.fingerprint.parse()?;
-        let agent = client::connect(&site.address, identity, fingerprint, Leases::CONNECT).await?;
+        let own: Fingerprint = site.fingerprint.parse()?;
+        let next = site.next.as_deref().map(str::parse).transpose()?;
+        let pins = Pins::new(std::iter::once(own).chain(next));
+        let connected =
+            client::connect_to_any(&site.address, identity, &pins, Leases::CONNECT).await;
+        let (agent, seen) = connected?;
+        if seen != own {
+            let shown = seen.to_string();
+            state.change_site(&name, |site| {
+                if site.next.as_ref() == Some(&shown) {
+                    site.next = None;
+                }
+                site.fingerprint = shown;
+            })?;
+            info!(site = %name, fingerprint = %seen, "the agent has changed to the key that it announced");
+        }
         Ok(Self {
             name,
             address: site.address.clone(),
             agent,
+            pins,
+            state: state.clone(),
         })
+    }
+
+    /// Records the key that the agent announces, so that it is known when the agent changes to it.
+    fn learn(&self, announced: &str) -> Result<(), SiteError> {
+        if announced.is_empty() {
+            return Ok(());
+        }
+        let next: Fingerprint = announced.parse().map_err(|error| {
+            SiteError::Answer(format!("it announces a key that is none ({error})"))
+        })?;
+        self.pins.add(next);
+        let recorded = self.state.sites()?;
+        if recorded
+            .get(&self.name)
+            .is_some_and(|site| site.next.as_deref() != Some(announced))
+        {
+            self.state.change_site(&self.name, |site| {
+                if site.fingerprint != announced {
+                    site.next = Some(announced.to_owned());
+                }
+            })?;
+        }
+        Ok(())
     }
 
     pub(super) async fn describe(&self) -> Result<SiteDescription, SiteError> {
         let mut request = Request::new(v1::DescribeRequest {});
         request.set_timeout(DESCRIBE_PATIENCE);
         let reply = self.agent.clone().describe(request).await?.into_inner();
+        self.learn(&reply.next_fingerprint)?;
         Ok(convert::description(reply)?)
+    }
+
+    /// Has the agent take another key of the operator's too; the others count for `keep`.
+    pub(super) async fn rotate(&self, new: &Identity, keep: Duration) -> Result<(), SiteError> {
+        let request = timed(v1::RotateRequest {
+            operator_certificate: new.certificate().to_vec(),
+            keep_seconds: keep.as_secs(),
+        });
+        self.agent.clone().rotate(request).await?;
+        Ok(())
     }
 
     /// Starts the site's node; returns it as the other members must know it.
@@ -187,8 +248,8 @@ impl SiteClient {
         let request = timed(v1::RenewRequest {
             federation: id.to_string(),
         });
-        self.agent.clone().renew(request).await?;
-        Ok(())
+        let reply = self.agent.clone().renew(request).await?.into_inner();
+        self.learn(&reply.next_fingerprint)
     }
 
     pub(super) async fn leave(&self, id: FederationId) -> Result<(), SiteError> {

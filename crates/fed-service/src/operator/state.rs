@@ -9,8 +9,12 @@ use fed_rpc::identity::StoreError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::rotation::RotateError;
 use crate::node::NodeFolder;
-use crate::state::{self, StateError};
+use crate::state::{self, Lock, StateError};
+
+/// What the operator's certificate calls its holder.
+const IDENTITY: &str = "fed-operator";
 
 /// A site that this operator is enrolled at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +23,9 @@ pub struct Site {
     pub address: String,
     /// Fingerprint of its agent's key.
     pub fingerprint: String,
+    /// Fingerprint of the key that its agent has announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// Why a site could not be looked up or recorded.
@@ -63,8 +70,26 @@ impl OperatorState {
     /// # Errors
     /// See [`StoreError`].
     pub fn identity(&self) -> Result<Identity, StoreError> {
-        let file = self.0.join("identity").join("operator.pem");
-        Identity::load_or_create(&file, "fed-operator")
+        Identity::load_or_create(&self.identity_file(), IDENTITY)
+    }
+
+    /// The identity that will replace the operator's, made when first asked for.
+    pub(super) fn next_identity(&self) -> Result<Identity, StoreError> {
+        Identity::load_or_create(&self.next_identity_file(), IDENTITY)
+    }
+
+    /// Puts the next identity in the place of the operator's.
+    pub(super) fn change_identity(&self) -> Result<(), RotateError> {
+        self.next_identity()?.save(&self.identity_file())?;
+        Ok(state::remove(&self.next_identity_file())?)
+    }
+
+    fn identity_file(&self) -> PathBuf {
+        self.0.join("identity").join("operator.pem")
+    }
+
+    fn next_identity_file(&self) -> PathBuf {
+        self.0.join("identity").join("next.pem")
     }
 
     fn sites_file(&self) -> PathBuf {
@@ -100,9 +125,22 @@ impl OperatorState {
     /// # Errors
     /// If the file cannot be written.
     pub fn add_site(&self, name: SiteName, site: Site) -> Result<(), StateError> {
-        let mut sites = self.sites()?;
-        sites.insert(name, site);
-        state::write_json(&self.sites_file(), &sites)
+        self.change_sites(|sites| {
+            sites.insert(name, site);
+        })
+    }
+
+    /// Changes what is recorded of a site, if it is still there.
+    pub(super) fn change_site(
+        &self,
+        name: &SiteName,
+        change: impl FnOnce(&mut Site),
+    ) -> Result<(), StateError> {
+        self.change_sites(|sites| {
+            if let Some(site) = sites.get_mut(name) {
+                change(site);
+            }
+        })
     }
 
     /// Forgets a site.
@@ -111,9 +149,20 @@ impl OperatorState {
     /// [`SiteRecordError::Unknown`].
     pub fn remove_site(&self, name: &SiteName) -> Result<(), SiteRecordError> {
         self.site(name)?;
+        Ok(self.change_sites(|sites| {
+            sites.remove(name);
+        })?)
+    }
+
+    /// Several processes may change the file at once.
+    fn change_sites(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<SiteName, Site>),
+    ) -> Result<(), StateError> {
+        let _lock = Lock::take(&self.0.join("sites.lock"))?;
         let mut sites = self.sites()?;
-        sites.remove(name);
-        Ok(state::write_json(&self.sites_file(), &sites)?)
+        change(&mut sites);
+        state::write_json(&self.sites_file(), &sites)
     }
 
     /// The folder of a federation, whether it exists or not.
@@ -165,6 +214,12 @@ impl FederationFolder {
         self.0.join("operator.sock")
     }
 
+    /// Held by `fed up` as long as it lives, and by whoever ends what a dead one left: beside the
+    /// folder, which comes and goes.
+    pub(super) fn lock(&self) -> PathBuf {
+        self.0.with_extension("lock")
+    }
+
     /// The log of a detached `fed up`, removed when all went well: beside the folder, so that it outlives a failure.
     fn log(&self) -> PathBuf {
         self.0.with_extension("log")
@@ -187,22 +242,11 @@ impl FederationFolder {
         state::read_json(&self.record_file())
     }
 
-    /// Claims the name: makes the folder and writes the record. False if it is taken.
-    pub(super) fn claim(&self, record: &Record) -> Result<bool, StateError> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        match std::fs::DirBuilder::new().mode(0o700).create(&self.0) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
-            Err(source) => {
-                return Err(StateError::Io {
-                    action: "make the folder",
-                    path: self.0.clone(),
-                    source,
-                });
-            }
-        }
-        state::write_json(&self.record_file(), record)?;
-        Ok(true)
+    /// Makes the folder and writes the record. Whoever calls this holds the lock, and has removed
+    /// what was there.
+    pub(super) fn make(&self, record: &Record) -> Result<(), StateError> {
+        state::private_folder(&self.0)?;
+        state::write_json(&self.record_file(), record)
     }
 
     /// The folder of the operator's node.
@@ -232,6 +276,7 @@ mod tests {
         let site = Site {
             address: "agent:4788".into(),
             fingerprint: "SHA256:x".into(),
+            next: None,
         };
         let name: SiteName = "ecmwf".parse().unwrap();
         state.add_site(name.clone(), site.clone()).unwrap();
@@ -246,18 +291,39 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_claimed_once() {
+    fn changes_at_once_are_all_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = OperatorState::open(&folder.path().join("fed")).unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let state = &state;
+                scope.spawn(move || {
+                    let site = Site {
+                        address: "agent:4788".into(),
+                        fingerprint: "SHA256:x".into(),
+                        next: None,
+                    };
+                    state
+                        .add_site(format!("site-{number}").parse().unwrap(), site)
+                        .unwrap();
+                });
+            }
+        });
+        assert_eq!(state.sites().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn a_record_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let state = OperatorState::open(&folder.path().join("fed")).unwrap();
         let federation = state.federation(&"fed".parse().unwrap());
-        let id = FederationId::from_random([0; 5]);
+        assert_eq!(federation.record().unwrap(), None);
         let record = Record {
-            id,
+            id: FederationId::from_random([0; 5]),
             sites: Vec::new(),
             pid: 1,
         };
-        assert!(federation.claim(&record).unwrap());
-        assert!(!federation.claim(&record).unwrap());
+        federation.make(&record).unwrap();
         assert_eq!(federation.record().unwrap(), Some(record));
         assert_eq!(state.federations().unwrap().len(), 1);
     }

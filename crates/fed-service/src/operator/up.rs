@@ -10,13 +10,13 @@ use fed_core::{
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::client;
+use super::client::{self, DownError};
 use super::driver::Driver;
 use super::owner::Operator;
 use super::report::Progress;
 use super::state::{OperatorState, Record, SiteRecordError};
 use crate::python::{Interpreter, PythonError, exposed, readable};
-use crate::state::StateError;
+use crate::state::{Lock, StateError};
 
 /// Outcomes that may wait for the owner.
 const QUEUE: usize = 64;
@@ -59,11 +59,25 @@ pub enum UpError {
     /// A sandbox cannot be made here.
     #[error(transparent)]
     Unsupported(#[from] fed_sandbox::Unsupported),
-    /// A federation of this name exists.
+    /// A federation of this name exists, or comes up.
     #[error(
-        "federation {0} is up already; `fed down {0}` ends it, `--name` gives the new one another name"
+        "federation {name} is up already{}; `fed down {name}` ends it, `--name` gives the new one another name",
+        .process.map(|pid| format!(" (process {pid} on this host runs it)")).unwrap_or_default()
     )]
-    Taken(FederationName),
+    Taken {
+        /// The name.
+        name: FederationName,
+        /// The process of its `fed up`.
+        process: Option<u32>,
+    },
+    /// What a dead `fed up` of this name left could not be ended.
+    #[error("cannot end what an earlier federation {name} left: {source}")]
+    Stale {
+        /// The name.
+        name: FederationName,
+        /// Why not.
+        source: DownError,
+    },
     /// Tasks in the scheduler's sandbox could read the operator's keys.
     #[error(
         "the state folder {state} lies below {visible}, which the scheduler may read; choose another with --state"
@@ -80,6 +94,16 @@ pub enum UpError {
     /// Something failed on the way up, or while it ran. Everything has been ended.
     #[error(transparent)]
     Failed(Failure),
+}
+
+impl UpError {
+    /// The error of a name whose `fed up` runs.
+    pub fn taken(state: &OperatorState, name: &FederationName) -> Self {
+        Self::Taken {
+            name: name.clone(),
+            process: Lock::holder(&state.federation(name).lock()),
+        }
+    }
 }
 
 /// Brings a federation up, keeps it, and ends it when told to: by Ctrl-C, SIGTERM, SIGHUP or
@@ -118,21 +142,23 @@ pub async fn up(
         python: inspection.environment.clone(),
     };
     plan_request.check()?;
-    let record = Record {
+    let lock = Lock::try_take(&folder.lock())?;
+    let Some(lock) = lock else {
+        return Err(UpError::taken(state, &request.name));
+    };
+    let stale = client::clean_up_stale(state, &request.name).await;
+    stale.map_err(|source| UpError::Stale {
+        name: request.name.clone(),
+        source,
+    })?;
+    folder.make(&Record {
         id,
         sites: request.sites,
         pid: std::process::id(),
-    };
-    if !folder.claim(&record)? {
-        client::clean_up_stale(state, &request.name)
-            .await
-            .map_err(|_| UpError::Taken(request.name.clone()))?;
-        if !folder.claim(&record)? {
-            return Err(UpError::Taken(request.name));
-        }
-    }
+    })?;
     let (outcomes, results) = mpsc::channel(QUEUE);
     let driver = Driver {
+        state: state.clone(),
         identity,
         inventory: Arc::new(inventory),
         interpreter: request.interpreter.resolved(&inspection),
@@ -149,6 +175,8 @@ pub async fn up(
         .await;
     let folder = state.federation(&request.name);
     folder.remove()?;
+    // From here on the name is free.
+    drop(lock);
     ended?;
     Ok(folder.remove_log()?)
 }

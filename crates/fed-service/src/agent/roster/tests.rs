@@ -1,0 +1,147 @@
+//! Invitations, removal and rotation of keys, on real files.
+
+use super::*;
+
+const HOUR: u64 = 3600;
+
+fn roster() -> (tempfile::TempDir, Roster) {
+    let folder = tempfile::tempdir().unwrap();
+    let roster = Roster::open(&folder.path().join("state")).unwrap();
+    (folder, roster)
+}
+
+fn key(number: u8) -> Fingerprint {
+    Fingerprint::from_bytes([number; 32])
+}
+
+fn enrolled(roster: &Roster, invitation: u8, operator: u8, name: &str) -> Operator {
+    roster
+        .invite(&key(invitation), unix_seconds() + HOUR, None)
+        .unwrap();
+    roster
+        .enrol(&key(invitation), &key(operator), name)
+        .unwrap()
+}
+
+#[test]
+fn an_invitation_works_once_and_not_after_its_time() {
+    let (_folder, roster) = roster();
+    let [invited, late, operator, stranger] = [1, 2, 3, 4].map(key);
+    roster.invite(&invited, unix_seconds() + 60, None).unwrap();
+    roster.invite(&late, unix_seconds() - 1, None).unwrap();
+    assert_eq!(roster.role(&invited), Role::Invited);
+    assert!(!roster.admit(&late) && !roster.admit(&stranger));
+    assert!(matches!(
+        roster.enrol(&late, &operator, "x"),
+        Err(RosterError::Spent)
+    ));
+    roster.enrol(&invited, &operator, "alice").unwrap();
+    assert!(matches!(
+        roster.enrol(&invited, &operator, "x"),
+        Err(RosterError::Spent)
+    ));
+    assert!(!roster.admit(&invited) && roster.admit(&operator));
+    assert_eq!(roster.operators().unwrap()[0].name, "alice");
+    assert_eq!(roster.past(&invited), "used invitation");
+    assert_eq!(roster.past(&late), "expired invitation");
+    assert_eq!(roster.past(&stranger), "stranger");
+}
+
+#[test]
+fn what_has_expired_is_swept() {
+    let (folder, roster) = roster();
+    roster.invite(&key(1), unix_seconds() + HOUR, None).unwrap();
+    roster.invite(&key(2), unix_seconds() - 1, None).unwrap();
+    let alice = enrolled(&roster, 3, 4, "alice");
+    roster.rotate(&alice, &key(5), unix_seconds() - 1).unwrap();
+    assert_eq!(roster.sweep().unwrap(), 2);
+    assert_eq!(roster.sweep().unwrap(), 0);
+    let count = |name| {
+        state::entries(&folder.path().join("state").join(name))
+            .unwrap()
+            .len()
+    };
+    assert_eq!((count("invitations"), count("operators")), (1, 1));
+    assert_eq!(roster.past(&key(2)), "expired invitation");
+    assert_eq!(roster.past(&key(4)), "old key of operator alice");
+}
+
+#[test]
+fn the_site_may_choose_the_name() {
+    let (_folder, roster) = roster();
+    roster
+        .invite(&key(1), unix_seconds() + HOUR, Some("alice@lab"))
+        .unwrap();
+    let alice = roster.enrol(&key(1), &key(2), "root").unwrap();
+    assert_eq!(
+        (alice.name.as_str(), alice.named_by_site),
+        ("alice@lab", true)
+    );
+    // Another invitation does not rename her.
+    let again = enrolled(&roster, 3, 2, "mallory");
+    assert_eq!(
+        (again.name.as_str(), again.named_by_site),
+        ("alice@lab", true)
+    );
+    let bob = enrolled(&roster, 4, 5, "bob");
+    assert!(!bob.named_by_site);
+}
+
+#[test]
+fn a_removed_operator_is_refused_with_every_key() {
+    let (_folder, roster) = roster();
+    let alice = enrolled(&roster, 1, 2, "alice");
+    roster
+        .rotate(&alice, &key(3), unix_seconds() + HOUR)
+        .unwrap();
+    enrolled(&roster, 4, 5, "bob");
+    assert!(roster.knows(alice.id()).unwrap());
+    let keys = roster.remove("alice").unwrap();
+    assert_eq!(keys.len(), 2);
+    assert!(keys.iter().all(|key| key.id() == alice.id()));
+    assert!(!roster.admit(&key(2)) && !roster.admit(&key(3)) && roster.admit(&key(5)));
+    assert!(!roster.knows(alice.id()).unwrap());
+    assert_eq!(roster.past(&key(3)), "removed operator alice");
+    let unknown = roster.remove("bobb").unwrap_err().to_string();
+    assert!(unknown.contains("did you mean bob?"), "{unknown}");
+}
+
+#[test]
+fn of_two_with_one_name_the_key_tells() {
+    let (_folder, roster) = roster();
+    enrolled(&roster, 1, 2, "alice");
+    let second = enrolled(&roster, 3, 4, "alice");
+    let error = roster.remove("alice").unwrap_err();
+    assert!(
+        matches!(&error, RosterError::Ambiguous { fingerprints, .. } if fingerprints.len() == 2)
+    );
+    assert_eq!(roster.remove(&second.fingerprint).unwrap().len(), 1);
+    assert!(roster.admit(&key(2)) && !roster.admit(&key(4)));
+}
+
+#[test]
+fn both_keys_count_while_one_replaces_the_other() {
+    let (_folder, roster) = roster();
+    let alice = enrolled(&roster, 1, 2, "alice");
+    roster
+        .rotate(&alice, &key(3), unix_seconds() + HOUR)
+        .unwrap();
+    for both in [2, 3].map(key) {
+        let Role::Operator(operator) = roster.role(&both) else {
+            panic!("{both} is refused");
+        };
+        assert_eq!(operator.id(), alice.id());
+    }
+    // Again, from the old key: nothing is lost, and its time is not extended.
+    let Role::Operator(old) = roster.role(&key(2)) else {
+        panic!("refused");
+    };
+    roster
+        .rotate(&old, &key(3), unix_seconds() + 9 * HOUR)
+        .unwrap();
+    let Role::Operator(again) = roster.role(&key(2)) else {
+        panic!("refused");
+    };
+    assert_eq!(again.until, old.until);
+    assert!(!roster.admit(&key(1)));
+}

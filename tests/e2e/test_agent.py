@@ -1,0 +1,275 @@
+"""Who may do what at a site: limits, removal, changes of keys, and what the agent writes down."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e import programs
+from tests.e2e.waiting import PATIENCE, until
+
+if TYPE_CHECKING:
+    from tests.e2e.world import Site, World
+
+USAGE, UNKNOWN, TAKEN, SITE = 2, 3, 4, 5
+
+
+@pytest.fixture
+def ecmwf(world: World) -> Site:
+    """The site that these tests are about."""
+    return world.sites["ecmwf"]
+
+
+def own_name(site: Site) -> str:
+    """Return what the operator of these tests is called."""
+    (operator,) = json.loads(site.run("operators", "--output", "json"))
+    return str(operator["name"])
+
+
+def fails(site: Site, *arguments: str, code: int) -> str:
+    """Run ``fed agent ARGUMENTS``, which has to exit with ``code``, and return its errors."""
+    done = site.host.run(
+        site.command(*arguments),
+        env=programs.environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == code, f"{done.returncode}: {done.stdout}\n{done.stderr}"
+    return str(done.stderr)
+
+
+def calls(site: Site, call: str) -> list[dict[str, Any]]:
+    return [line for line in site.audit if line["call"] == call]
+
+
+def test_limits_are_told_and_kept(world: World, ecmwf: Site) -> None:
+    """A refusal names limit, site and operator; a changed policy counts without a restart."""
+    name = own_name(ecmwf)
+    ecmwf.reload("[policy]\nworkers = 1\n")
+    # The site offers no more than that, so that the operator refuses by itself.
+    assert "1" in world.up(sites=["ecmwf"], code=6).stderr
+    ecmwf.reload('[policy]\nlease = "1m"\n')
+    refused = world.up(sites=["ecmwf"], code=SITE).stderr
+    assert f"ecmwf allows {name} leases of at most 1m (lease)" in refused
+    assert "fed up --lease 1m" in refused
+    world.up("--lease", "1m", sites=["ecmwf"], workers=1)
+    # A second federation of the same operator: both together have to keep to the limit.
+    ecmwf.reload("[policy]\ncores = 2\n")
+    world.up("--name", "second", sites=["ecmwf"], workers=1)
+    refused = world.up("--name", "third", sites=["ecmwf"], workers=1, code=SITE).stderr
+    assert f"ecmwf allows {name} 2 cores (cores) at a time" in refused
+    assert "2 would become 3" in refused
+    # What has ended does not count any more.
+    world.fed("down", "second")
+    world.up("--name", "third", sites=["ecmwf"], workers=1)
+    world.fed("down", "third")
+    world.fed("down")
+    refusal = calls(ecmwf, "Start")[2]
+    assert refusal["outcome"] == "exhausted"
+    assert refusal["operator"] == name
+
+
+def test_a_federation_has_a_longest_life(world: World, ecmwf: Site) -> None:
+    ecmwf.reload('[policy]\nlifetime = "8s"\n')
+    world.up("--lease", "6s", sites=["ecmwf"], workers=1)
+    until(lambda: ecmwf.federations, wanted=lambda found: not found)
+    refused = [line for line in calls(ecmwf, "Renew") if line["outcome"] == "exhausted"]
+    assert "live for at most 8s (lifetime)" in refused[0]["message"]
+    world.fed("down")
+
+
+def test_a_wrong_file_keeps_the_earlier_one(world: World, ecmwf: Site) -> None:
+    ecmwf.reload("[policy]\nwokers = 1\n")
+    assert f"{ecmwf.folder}/agent.toml:16: policy.wokers: there is no such key" in ecmwf.log
+    assert "did you mean workers?" in ecmwf.log
+    assert "what was read before stays" in ecmwf.log
+    world.up(sites=["ecmwf"], workers=2)
+    world.fed("down")
+    mistake = fails(ecmwf, "invite", code=USAGE)
+    assert "agent.toml:16: policy.wokers" in mistake
+    ecmwf.policy = ""
+    ecmwf.configure()
+    text = (ecmwf.folder / "agent.toml").read_text()
+    (ecmwf.folder / "agent.toml").write_text(f'listen = "[::]:4999"\n{text}')
+    assert ecmwf.agent is not None
+    ecmwf.agent.send_signal(signal.SIGHUP)
+    until(lambda: "was read again" in ecmwf.log)
+    assert 'counts after a restart key="listen"' in ecmwf.log
+    world.up(sites=["ecmwf"], workers=1)
+    world.fed("down")
+
+
+def test_every_call_is_noted(world: World, ecmwf: Site) -> None:
+    name = own_name(ecmwf)
+    world.up(sites=["ecmwf"], workers=1)
+    federation = world.status()["federation"]
+    world.fed("down")
+    by_call = {line["call"]: line for line in ecmwf.audit}
+    assert {"Enrol", "Describe", "Prepare", "Connect", "Probe", "Start", "Watch", "Leave"} <= set(
+        by_call
+    )
+    (operator,) = json.loads(ecmwf.run("operators", "list", "--output", "json"))
+    for call, line in by_call.items():
+        assert line["operator"] == name
+        assert line["outcome"] == "ok"
+        assert line["peer"].rsplit(":", 1)[0].strip("[]").removeprefix("::ffff:") in {
+            world.operator.addr4,
+            world.operator.addr6,
+        }
+        if call != "Enrol":
+            assert line["fingerprint"] == operator["fingerprint"]
+        if call not in ("Enrol", "Describe"):
+            assert line["federation"] == federation
+    audit = ecmwf.state / "audit.jsonl"
+    assert audit.stat().st_mode & 0o777 == 0o600
+    # As logrotate does.
+    audit.rename(audit.with_suffix(".jsonl.1"))
+    ecmwf.reload("")
+    until(audit.exists)
+    world.up(sites=["ecmwf"], workers=1)
+    world.fed("down")
+    assert calls(ecmwf, "Prepare")[0]["outcome"] == "ok"
+
+
+def test_a_removed_operator_has_nothing_left(world: World, ecmwf: Site) -> None:
+    name = own_name(ecmwf)
+    # The site's network devices and processes as they are without a federation.
+    world.lab.snapshot()
+    world.up(sites=["ecmwf"], workers=1)
+    assert "no operator is called nobody" in fails(
+        ecmwf, "operators", "remove", "nobody", code=UNKNOWN
+    )
+    removed = json.loads(ecmwf.run("operators", "remove", name, "--output", "json"))
+    assert removed["ended"] == 1
+    assert ecmwf.federations == []
+    assert json.loads(ecmwf.run("operators", "--output", "json")) == []
+    refused = world.up("--name", "again", sites=["ecmwf"], code=SITE).stderr
+    assert "is not enrolled there (any more)" in refused
+    until(lambda: [line for line in ecmwf.audit if line["outcome"] == "refused"])
+    (first, *_) = calls(ecmwf, "handshake")
+    assert first["message"] == f"removed operator {name}"
+    assert calls(ecmwf, "RemoveOperator")[0]["message"] == "1 federations ended"
+    world.fed("down")
+    assert world.lab.leftovers() == []
+    # An invitation lets them in again.
+    world.fed("site", "add", "ecmwf", "-", input=ecmwf.run("invite"))
+    world.up(sites=["ecmwf"], workers=1)
+    world.fed("down")
+
+
+def test_an_operator_who_was_removed_while_no_agent_ran(world: World, ecmwf: Site) -> None:
+    name = own_name(ecmwf)
+    world.up(sites=["ecmwf"], workers=1)
+    ecmwf.end(signal.SIGTERM)
+    assert name in ecmwf.run("operators", "remove", name)
+    assert len(ecmwf.federations) == 1
+    ecmwf.start()
+    until(lambda: ecmwf.federations, wanted=lambda found: not found)
+    assert "ended what an operator ran who is not enrolled any more" in ecmwf.log
+    world.fed("down")
+
+
+def test_spent_expired_and_strange_keys_are_refused(world: World, ecmwf: Site) -> None:
+    used = ecmwf.run("invite")
+    world.fed("site", "add", "ecmwf", used)
+    assert "invit" in world.fed("site", "add", "ecmwf", used, code=SITE).stderr
+    late = ecmwf.run("invite", "--expires", "1s")
+    until(
+        lambda: world.operator.run(
+            world.command("site", "add", "ecmwf", late), capture_output=True, timeout=PATIENCE
+        ).returncode,
+        wanted=lambda code: code == SITE,
+    )
+    other = world.command("--state", str(world.folder / "operator" / "other"), "up", "ecmwf")
+    done = world.operator.run(other, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == UNKNOWN, done.stderr
+    told = [line["message"] for line in calls(ecmwf, "handshake")]
+    assert "used invitation" in told
+
+
+def test_the_agents_key_changes(world: World, ecmwf: Site) -> None:
+    """Who calls while the new key is announced needs no invitation; who does not, does."""
+    before = json.loads(world.fed("site", "list", "--output", "json").stdout)["ecmwf"]
+    new = ecmwf.run("rotate", "--after", "1h")
+    until(lambda: "a new key is announced" in ecmwf.log)
+    world.up(sites=["ecmwf"], workers=1)
+    learnt = json.loads(world.fed("site", "list", "--output", "json").stdout)["ecmwf"]
+    assert learnt == {**before, "next": new}
+    # The federation goes on over the change.
+    assert ecmwf.run("rotate", "--after", "0s") == new
+    until(lambda: "the agent uses its new key" in ecmwf.log)
+    assert world.status()["members"][1]["problem"] is None
+    world.up("--name", "second", sites=["ecmwf"], workers=1)
+    after = json.loads(world.fed("site", "list", "--output", "json").stdout)["ecmwf"]
+    assert after == {"address": before["address"], "fingerprint": new}
+    world.fed("down", "second")
+    world.fed("down")
+    # Changed twice while nobody called.
+    ecmwf.run("rotate", "--after", "0s")
+    until(lambda: ecmwf.log.count("the agent uses its new key") == 2)
+    refused = world.up(sites=["ecmwf"], code=SITE).stderr
+    assert "is not the agent that was enrolled" in refused
+    assert "fed site add" in refused
+    world.fed("site", "add", "ecmwf", "-", input=ecmwf.run("invite"))
+    world.up(sites=["ecmwf"], workers=1)
+    world.fed("down")
+
+
+def test_the_operators_key_changes(world: World, ecmwf: Site) -> None:
+    """A federation that is up goes on with the old key, and what comes later has the new one."""
+    (old,) = json.loads(ecmwf.run("operators", "--output", "json"))
+    world.up()
+    world.sites["eumetsat"].end()
+    refused = world.fed("site", "rotate", code=SITE).stderr
+    assert "the old key stays in use" in refused
+    assert "eumetsat" in refused
+    world.sites["eumetsat"].start()
+    new = world.fed("site", "rotate").stdout.strip()
+    keys = {each["fingerprint"]: each for each in json.loads(
+        ecmwf.run("operators", "--output", "json"))}  # fmt: skip
+    assert set(keys) == {old["fingerprint"], new}
+    assert keys[new]["first"] == old["fingerprint"]
+    assert keys[old["fingerprint"]]["until"] > old["enrolled"]
+    assert [member["problem"] for member in world.status()["members"]] == [None] * 3
+    world.up("--name", "second", workers=1)
+    assert calls(ecmwf, "Prepare")[-1]["fingerprint"] == new
+    world.fed("down", "second")
+    # The new key may end what the old one began, whose `fed up` has died.
+    (up,) = world.pids("operator", "--supervised")
+    import os
+
+    os.kill(up, signal.SIGKILL)
+    world.fed("down")
+    assert ecmwf.federations == []
+    assert ecmwf.run("operators", "remove", new).count("SHA256:") == 2
+    assert "is not enrolled there (any more)" in world.up(code=SITE).stderr
+
+
+def test_a_port_or_a_state_folder_that_is_taken(ecmwf: Site) -> None:
+    assert "another program has the port" in fails(ecmwf, "run", code=TAKEN)
+    text = (ecmwf.folder / "agent.toml").read_text()
+    (ecmwf.folder / "agent.toml").write_text(f'listen = "[::]:4999"\n{text}')
+    assert "another agent runs with the state folder" in fails(ecmwf, "run", code=TAKEN)
+
+
+def test_what_this_host_lacks_is_told_at_once(ecmwf: Site) -> None:
+    """`init` and `run` try the namespaces and the device before anything else."""
+    ecmwf.end()
+    for command in ("init", "run"):
+        script = 'mount --bind /dev/null /dev/net/tun && exec "$@"'
+        arguments = ["unshare", "--mount", "sh", "-ec", script, "sh", *ecmwf.command(command)]
+        done: subprocess.CompletedProcess[str] = ecmwf.host.run(
+            arguments,
+            env=programs.environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 7, done.stderr
+        assert "/dev/net/tun" in done.stderr
+        assert "modprobe tun" in done.stderr
