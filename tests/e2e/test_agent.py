@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,8 @@ from tests.e2e import programs
 from tests.e2e.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
+    import subprocess
+
     from tests.e2e.world import Site, World
 
 USAGE, UNKNOWN, TAKEN, SITE = 2, 3, 4, 5
@@ -85,13 +88,13 @@ def test_a_federation_has_a_longest_life(world: World, ecmwf: Site) -> None:
 
 def test_a_wrong_file_keeps_the_earlier_one(world: World, ecmwf: Site) -> None:
     ecmwf.reload("[policy]\nwokers = 1\n")
-    assert f"{ecmwf.folder}/agent.toml:16: policy.wokers: there is no such key" in ecmwf.log
+    assert f"{ecmwf.folder}/agent.toml:17: policy.wokers: there is no such key" in ecmwf.log
     assert "did you mean workers?" in ecmwf.log
     assert "what was read before stays" in ecmwf.log
     world.up(sites=["ecmwf"], workers=2)
     world.fed("down")
     mistake = fails(ecmwf, "invite", code=USAGE)
-    assert "agent.toml:16: policy.wokers" in mistake
+    assert "agent.toml:17: policy.wokers" in mistake
     ecmwf.policy = ""
     ecmwf.configure()
     text = (ecmwf.folder / "agent.toml").read_text()
@@ -178,18 +181,25 @@ def test_spent_expired_and_strange_keys_are_refused(world: World, ecmwf: Site) -
     used = ecmwf.run("invite")
     world.fed("site", "add", "ecmwf", used)
     assert "invit" in world.fed("site", "add", "ecmwf", used, code=SITE).stderr
-    late = ecmwf.run("invite", "--expires", "1s")
-    until(
-        lambda: world.operator.run(
-            world.command("site", "add", "ecmwf", late), capture_output=True, timeout=PATIENCE
-        ).returncode,
-        wanted=lambda code: code == SITE,
+    late = ecmwf.run("invite", "--expires", "0s")
+    assert "has expired" in world.fed("site", "add", "ecmwf", late, code=SITE).stderr
+    # Somebody who knows where the agent is, and with which key, but is not enrolled.
+    other = world.folder / "operator" / "other"
+    other.mkdir(mode=0o700)
+    shutil.copy(world.state / "sites.json", other)
+    program, *arguments = world.up_arguments(sites=["ecmwf"])
+    refused = world.operator.run(
+        [world.paths.fed, "--state", str(other), program, *arguments],
+        env=programs.environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
-    other = world.command("--state", str(world.folder / "operator" / "other"), "up", "ecmwf")
-    done = world.operator.run(other, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == UNKNOWN, done.stderr
+    assert refused.returncode == SITE, refused.stderr
+    assert "is not enrolled there" in refused.stderr
     told = [line["message"] for line in calls(ecmwf, "handshake")]
-    assert "used invitation" in told
+    assert told == ["used invitation", "stranger"]
+    assert ecmwf.log.count("connection refused") == 2
 
 
 def test_the_agents_key_changes(world: World, ecmwf: Site) -> None:
@@ -241,8 +251,6 @@ def test_the_operators_key_changes(world: World, ecmwf: Site) -> None:
     world.fed("down", "second")
     # The new key may end what the old one began, whose `fed up` has died.
     (up,) = world.pids("operator", "--supervised")
-    import os
-
     os.kill(up, signal.SIGKILL)
     world.fed("down")
     assert ecmwf.federations == []
@@ -261,7 +269,7 @@ def test_what_this_host_lacks_is_told_at_once(ecmwf: Site) -> None:
     """`init` and `run` try the namespaces and the device before anything else."""
     ecmwf.end()
     for command in ("init", "run"):
-        script = 'mount --bind /dev/null /dev/net/tun && exec "$@"'
+        script = 'mount -t tmpfs none /dev/net && exec "$@"'
         arguments = ["unshare", "--mount", "sh", "-ec", script, "sh", *ecmwf.command(command)]
         done: subprocess.CompletedProcess[str] = ecmwf.host.run(
             arguments,

@@ -19,13 +19,15 @@ pub enum Unsupported {
     /// `kernel.unprivileged_userns_clone` is 0.
     #[error(
         "the system forbids user namespaces to all but root; allow them with \
-             `sudo sysctl -w kernel.unprivileged_userns_clone=1`"
+             `echo kernel.unprivileged_userns_clone=1 | sudo tee /etc/sysctl.d/90-fed.conf && sudo \
+             sysctl --system`"
     )]
     RootOnly,
     /// `user.max_user_namespaces` is 0, or used up.
     #[error(
         "the system allows no more user namespaces (user.max_user_namespaces is {limit}); \
-             allow them with `sudo sysctl -w user.max_user_namespaces=10000`"
+             allow them with `echo user.max_user_namespaces=10000 | sudo tee \
+             /etc/sysctl.d/90-fed.conf && sudo sysctl --system`"
     )]
     Limit {
         /// The limit as it stands.
@@ -33,9 +35,10 @@ pub enum Unsupported {
     },
     /// Ubuntu's AppArmor takes the capabilities from user namespaces.
     #[error(
-        "AppArmor restricts user namespaces; allow them with \
-             `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or give fed an \
-             AppArmor profile with the rule `userns,`"
+        "AppArmor restricts user namespaces, as Ubuntu 24.04 does; allow them to fed alone with the \
+             profile deploy/apparmor/fed (`sudo cp deploy/apparmor/fed /etc/apparmor.d/fed && sudo \
+             apparmor_parser -r /etc/apparmor.d/fed`), or to every program with \
+             `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
     )]
     AppArmor,
     /// The kernel lacks a call that sandboxes need.
@@ -44,7 +47,8 @@ pub enum Unsupported {
     /// There is no `/dev/net/tun`, or no driver behind it.
     #[error(
         "there is no working /dev/net/tun ({source}); load its driver with \
-             `sudo modprobe tun`"
+             `sudo modprobe tun`, and at each boot with `echo tun | sudo tee \
+             /etc/modules-load.d/fed.conf`"
     )]
     TunMissing {
         /// The system's answer.

@@ -1,7 +1,7 @@
 //! The interpreter of scheduler and workers: what it is, and how a process of it is started.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -213,14 +213,70 @@ pub(crate) fn readable(inspection: &Inspection, named: Vec<PathBuf>) -> Vec<Path
     paths.sort();
     paths.dedup();
     // What lies below another of them is visible already, unless a link leads elsewhere.
-    let covered: Vec<PathBuf> = paths.clone();
-    paths.retain(|path| {
-        !path
-            .ancestors()
-            .skip(1)
-            .any(|above| covered.iter().any(|other| other == above))
-    });
-    paths
+    let shown = Shown::of(&paths);
+    let mut needed: Vec<PathBuf> = paths
+        .iter()
+        .filter_map(|path| match shown.is_below(path) {
+            true => shown.elsewhere(path),
+            false => Some(path.clone()),
+        })
+        .collect();
+    needed.sort();
+    needed.dedup();
+    needed
+}
+
+/// As many symbolic links as the kernel follows in one path.
+const MAX_LINKS: usize = 40;
+
+/// Trees that are shown, by the names given and by those that they have without links.
+struct Shown(BTreeSet<PathBuf>);
+
+impl Shown {
+    fn of(paths: &[PathBuf]) -> Self {
+        let real = paths.iter().filter_map(|path| path.canonicalize().ok());
+        Self(paths.iter().cloned().chain(real).collect())
+    }
+
+    /// True if a tree above this path is shown.
+    fn is_below(&self, path: &Path) -> bool {
+        path.ancestors().skip(1).any(|above| self.0.contains(above))
+    }
+
+    /// Follows the links in a path until one leads out of what is shown: to what this returns.
+    fn elsewhere(&self, path: &Path) -> Option<PathBuf> {
+        let mut path = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            path = without_first_link(&path)?;
+            if !self.0.contains(&path) && !self.is_below(&path) {
+                return Some(path);
+            }
+        }
+        None
+    }
+}
+
+/// A path with the target of its first link in the link's place; nothing if there is no link in it.
+fn without_first_link(path: &Path) -> Option<PathBuf> {
+    let mut above: Vec<&Path> = path.ancestors().collect();
+    above.reverse();
+    let (link, target) = above
+        .into_iter()
+        .find_map(|prefix| Some((prefix, std::fs::read_link(prefix).ok()?)))?;
+    let rest = path.strip_prefix(link).expect("it is one of its ancestors");
+    let mut found = link.parent().unwrap_or(Path::new("/")).to_owned();
+    for part in target.components().chain(rest.components()) {
+        match part {
+            Component::ParentDir => {
+                // Right only where what is left is no link itself.
+                found = found.canonicalize().ok()?;
+                found.pop();
+            }
+            Component::CurDir => {}
+            part => found.push(part),
+        }
+    }
+    Some(found)
 }
 
 /// Finds the readable path, if any, through which processes in a sandbox would see `secret`.
@@ -292,6 +348,50 @@ mod tests {
         let readable = [folder.path().join("usr"), folder.path().join("link")];
         assert_eq!(exposed(&state, &readable), Some(&readable[1]));
         assert_eq!(exposed(&state, &readable[..1]), None);
+    }
+
+    #[test]
+    fn a_link_out_of_what_is_shown_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let link = std::os::unix::fs::symlink::<PathBuf, PathBuf>;
+        for made in ["data/plain", "volume/deep/set", "far"] {
+            std::fs::create_dir_all(root.join(made)).unwrap();
+        }
+        link(root.join("volume/deep"), root.join("data/near")).unwrap();
+        link("../far".into(), root.join("data/relative")).unwrap();
+        link("plain".into(), root.join("data/inside")).unwrap();
+        link(root.join("data/relative"), root.join("data/twice")).unwrap();
+        link(root.join("data/loop"), root.join("data/loop")).unwrap();
+        let none = Inspection {
+            environment: PythonEnvironment::default(),
+            roots: Vec::new(),
+        };
+        let shown = |names: &[&str]| {
+            let named = names.iter().map(|name| root.join(name)).collect();
+            let paths = readable(&none, named).into_iter();
+            let own = paths.filter_map(|path| path.strip_prefix(&root).ok().map(Path::to_owned));
+            own.map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            shown(&["data", "data/plain", "data/inside", "data/loop"]),
+            ["data"]
+        );
+        assert_eq!(
+            shown(&["data", "data/near/set"]),
+            ["data", "volume/deep/set"]
+        );
+        assert_eq!(
+            shown(&["data", "data/relative", "data/twice"]),
+            ["data", "far"]
+        );
+        // Named alone, the sandbox follows the link itself.
+        assert_eq!(shown(&["data/near"]), ["data/near"]);
+        // What the link leads to is as little allowed to hold the agent's state as the link.
+        let named = vec![root.join("data"), root.join("data/near")];
+        let readable = readable(&none, named);
+        assert!(exposed(&root.join("volume/deep/set"), &readable).is_some());
     }
 
     #[test]
