@@ -273,7 +273,7 @@ fn without_first_link(path: &Path) -> Option<PathBuf> {
                 found.pop();
             }
             Component::CurDir => {}
-            part => found.push(part),
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => found.push(part),
         }
     }
     Some(found)

@@ -39,7 +39,6 @@ mod as_text {
     use fed_rpc::Fingerprint;
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(key: &Fingerprint, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(key)
     }

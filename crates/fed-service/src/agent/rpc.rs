@@ -68,7 +68,7 @@ impl Service {
                 || "nobody".to_owned(),
                 |peer| match role {
                     Role::Invited => "invitation".to_owned(),
-                    _ => self.roster.past(&peer.fingerprint),
+                    Role::Operator(_) | Role::Stranger => self.roster.past(&peer.fingerprint),
                 },
             );
             warn!(call, who, peer = ?peer.map(|peer| peer.remote), "call refused");

@@ -86,13 +86,14 @@ pub enum AgentError {
 
 /// What to do about an address that cannot be listened on.
 fn remedy(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            "another program has the port (`ss -ltnp` shows which): end it, or change `listen` in \
-             agent.toml"
-        }
-        std::io::ErrorKind::PermissionDenied => "take a port above 1023 for `listen` in agent.toml",
-        _ => "correct `listen` in agent.toml",
+    let kind = error.kind();
+    if kind == std::io::ErrorKind::AddrInUse {
+        "another program has the port (`ss -ltnp` shows which): end it, or change `listen` in \
+         agent.toml"
+    } else if kind == std::io::ErrorKind::PermissionDenied {
+        "take a port above 1023 for `listen` in agent.toml"
+    } else {
+        "correct `listen` in agent.toml"
     }
 }
 
