@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e import notebook as notebooks
 from tests.e2e import programs
 from tests.e2e.waiting import PATIENCE, until
 
@@ -83,6 +84,54 @@ def test_a_federation_has_a_longest_life(world: World, ecmwf: Site) -> None:
     until(lambda: ecmwf.federations, wanted=lambda found: not found)
     refused = [line for line in calls(ecmwf, "Renew") if line["outcome"] == "exhausted"]
     assert "live for at most 8s (lifetime)" in refused[0]["message"]
+    world.fed("down")
+
+
+def test_the_longest_life_counts_over_a_restart_of_the_agent(world: World, ecmwf: Site) -> None:
+    ecmwf.reload('[policy]\nlifetime = "20s"\n')
+    world.up("--lease", "6s", sites=["ecmwf"], workers=1)
+    (folder,) = ecmwf.federations
+    record = json.loads((folder / "federation.json").read_text())
+    ecmwf.end(signal.SIGTERM)
+    # As if it had begun an hour ago.
+    record["began"] -= 3600
+    (folder / "federation.json").write_text(json.dumps(record))
+    ecmwf.start()
+    until(lambda: [line for line in calls(ecmwf, "Renew") if line["outcome"] == "exhausted"])
+    until(lambda: ecmwf.federations, wanted=lambda found: not found)
+    world.fed("down")
+
+
+def _marks(path: str) -> list[tuple[list[str], str | None]]:
+    from distributed import get_client
+
+    return list(get_client().run(_mark, path).values())
+
+
+def _mark(path: str) -> tuple[list[str], str | None]:
+    return sorted(os.listdir(path)), os.environ.get("MARK")
+
+
+def test_workers_of_a_configuration_that_was_read_again(
+    world: World, ecmwf: Site, request: pytest.FixtureRequest
+) -> None:
+    """A data root that is a link out of another one, and an interpreter for some operators."""
+    notebooks.register(request.module)
+    tree, volume = world.folder / "tree", world.folder / "volume"
+    for folder in (tree, volume / "deep"):
+        folder.mkdir(parents=True)
+    (volume / "deep" / "chunk").touch()
+    (tree / "link").symlink_to(volume / "deep")
+    ecmwf.data = [str(tree), str(tree / "link")]
+    (operator,) = json.loads(ecmwf.run("operators", "--output", "json"))
+    ecmwf.reload(
+        f'[[operator]]\nfingerprint = "{operator["fingerprint"]}"\n'
+        f'python = "{world.paths.python}"\nprologue = "export MARK=own"\n'
+    )
+    world.up(sites=["ecmwf"], workers=1)
+    with world.notebook() as notebook:
+        notebook.connect()
+        assert notebook(_marks, str(tree / "link")) == [(["chunk"], "own")]
     world.fed("down")
 
 

@@ -234,8 +234,10 @@ struct Shown(BTreeSet<PathBuf>);
 
 impl Shown {
     fn of(paths: &[PathBuf]) -> Self {
-        let real = paths.iter().filter_map(|path| path.canonicalize().ok());
-        Self(paths.iter().cloned().chain(real).collect())
+        let named = Self(paths.iter().cloned().collect());
+        let tops = named.0.iter().filter(|path| !named.is_below(path));
+        let real = tops.clone().filter_map(|path| path.canonicalize().ok());
+        Self(tops.cloned().chain(real).collect())
     }
 
     /// True if a tree above this path is shown.

@@ -33,11 +33,14 @@ const EVENTS: usize = 256;
 pub(super) struct Record {
     pub(super) id: FederationId,
     pub(super) name: FederationName,
-    /// Fingerprint of the operator whose federation it is.
+    /// Id of the operator whose federation it is: the fingerprint of their first key.
     pub(super) operator: String,
     pub(super) member: MemberId,
     pub(super) members: Vec<Member>,
     pub(super) lease: Duration,
+    /// When it began, in seconds since 1970.
+    #[serde(default)]
+    pub(super) began: u64,
     pub(super) scheduler: Option<String>,
     pub(super) all_pools: Vec<String>,
     /// The node's process.
@@ -93,7 +96,8 @@ pub(super) enum Call {
     Stop(Vec<String>, Answer<Vec<String>>),
     Logs(usize, Answer<Vec<(String, String)>>),
     Renew(Answer<Duration>),
-    Leave(Answer<()>),
+    /// Ends it, for this reason.
+    End(String, Answer<()>),
 }
 
 /// The other tasks' end of a federation.

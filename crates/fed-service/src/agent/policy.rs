@@ -288,7 +288,7 @@ impl Ledger {
     }
 
     /// Sets the workers of some pools of a federation, if its operator may have as many. Returns
-    /// what was there before, for [`Ledger::put_back`].
+    /// what was there before, for [`Ledger::failed`].
     ///
     /// # Errors
     /// When a limit would be exceeded; nothing is changed then.
@@ -305,6 +305,10 @@ impl Ledger {
         };
         let mut wanted = account.pools.clone();
         for (pool, workers) in pools {
+            if offers.iter().all(|offer| offer.name != *pool) {
+                let message = format!("{} has no pool {pool}", allowance.site);
+                return Err(Refusal::new(Reason::UnknownPool, message));
+            }
             if *workers > 0 {
                 allowance.pool(pool)?;
             }
@@ -324,10 +328,14 @@ impl Ledger {
         Ok(std::mem::replace(&mut account.pools, wanted))
     }
 
-    /// Undoes a reservation of which nothing came.
-    pub(super) fn put_back(&mut self, id: FederationId, before: BTreeMap<PoolName, u32>) {
+    /// Takes account of a reservation that failed: nobody knows how far it came, so the greater of
+    /// both numbers counts, until the next one of that pool.
+    pub(super) fn failed(&mut self, id: FederationId, before: BTreeMap<PoolName, u32>) {
         if let Some(account) = self.0.get_mut(&id) {
-            account.pools = before;
+            for (pool, workers) in before {
+                let count = account.pools.entry(pool).or_default();
+                *count = workers.max(*count);
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::federation::{self, Call, Federation, Host, Record};
 use super::policy::{Allowance, Ledger};
+use super::roster::unix_seconds;
 use crate::state::{self, StateError};
 
 /// The federations that run, or are being started, at this site.
@@ -31,7 +32,8 @@ struct Books {
 struct Entry {
     federation: Federation,
     host: Arc<Host>,
-    began: Instant,
+    /// When this agent took it up, and how long it had run by then.
+    taken_up: (Instant, Duration),
     lease: Duration,
 }
 
@@ -96,12 +98,15 @@ impl Registry {
     /// How long a federation has run, and its lease.
     pub(super) fn life(&self, id: FederationId) -> (Duration, Duration) {
         let books = self.lock();
-        let life = |entry: &Entry| (entry.began.elapsed(), entry.lease);
+        let life = |entry: &Entry| {
+            let (since, before) = entry.taken_up;
+            (before + since.elapsed(), entry.lease)
+        };
         books.running.get(&id).map(life).unwrap_or_default()
     }
 
     /// Sets the workers of some pools in the books, if the operator may have as many; returns what
-    /// to hand to [`Registry::put_back`] should it not come about.
+    /// to hand to [`Registry::failed`] should it fail.
     pub(super) fn reserve(
         &self,
         id: FederationId,
@@ -115,9 +120,9 @@ impl Registry {
             .reserve(id, pools, &offers.unwrap_or_default(), allowance)
     }
 
-    /// Undoes a reservation.
-    pub(super) fn put_back(&self, id: FederationId, before: BTreeMap<PoolName, u32>) {
-        self.lock().ledger.put_back(id, before);
+    /// Takes account of a reservation that failed.
+    pub(super) fn failed(&self, id: FederationId, before: BTreeMap<PoolName, u32>) {
+        self.lock().ledger.failed(id, before);
     }
 
     /// Takes workers that were ended by name off the books; all of them if none is named.
@@ -125,8 +130,8 @@ impl Registry {
         self.lock().ledger.ended(id, workers);
     }
 
-    /// Ends what an operator runs; returns how many federations there were.
-    pub(super) async fn end_all_of(&self, operator: &str) -> usize {
+    /// Ends what an operator runs, for this reason; returns how many federations there were.
+    pub(super) async fn end_all_of(&self, operator: &str, reason: &str) -> usize {
         let federations: Vec<Federation> = {
             let books = self.lock();
             let all = books.running.values().map(|entry| &entry.federation);
@@ -136,7 +141,7 @@ impl Registry {
         };
         let ends = federations
             .iter()
-            .map(|federation| federation.call(Call::Leave));
+            .map(|federation| federation.call(|answer| Call::End(reason.to_owned(), answer)));
         // One that has just ended by itself says so by an error.
         futures::future::join_all(ends).await.len()
     }
@@ -169,18 +174,20 @@ impl Registry {
         if let Some(known) = books.running.get(&id) {
             return known.federation.clone();
         }
-        let count = |workers: &Vec<String>| u32::try_from(workers.len()).unwrap_or(u32::MAX);
-        let workers = record
-            .workers
-            .iter()
-            .map(|(pool, names)| (pool.clone(), count(names)));
-        books.ledger.open(id, &record.operator, workers.collect());
+        books
+            .ledger
+            .open(id, &record.operator, record.wanted.clone());
         let lease = record.lease;
+        let before = match (adopt, record.began) {
+            (true, began) if began > 0 => unix_seconds().saturating_sub(began),
+            _ => 0,
+        };
+        let before = Duration::from_secs(before);
         let federation = federation::spawn(Arc::clone(&host), folder, record, adopt, ended);
         let entry = Entry {
             federation: federation.clone(),
             host,
-            began: Instant::now(),
+            taken_up: (Instant::now(), before),
             lease,
         };
         books.running.insert(id, entry);

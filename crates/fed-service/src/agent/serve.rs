@@ -32,6 +32,9 @@ const ROUND: Duration = Duration::from_secs(60);
 /// Requests of the control socket that may wait.
 const QUEUE: usize = 16;
 
+/// Why the federations of an operator end who was taken off the roster.
+const REMOVED: &str = "the site has removed its operator";
+
 /// Why the agent does not run.
 #[derive(Debug, Error)]
 pub enum AgentError {
@@ -259,7 +262,7 @@ impl Office {
     async fn serve(&self, request: desk::Request) -> Reply {
         match request {
             desk::Request::EndOperator { name, id } => {
-                let ended = self.registry.end_all_of(&id).await;
+                let ended = self.registry.end_all_of(&id, REMOVED).await;
                 info!(
                     operator = name,
                     fingerprint = id,
@@ -283,7 +286,7 @@ impl Office {
             match self.roster.knows(&id) {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.registry.end_all_of(&id).await;
+                    self.registry.end_all_of(&id, REMOVED).await;
                     warn!(
                         fingerprint = id,
                         "ended what an operator ran who is not enrolled any more"

@@ -227,7 +227,7 @@ impl Service {
             .reserve(id, &pools, &site.allowance(operator, &limits))?;
         let resized = federation.call(call(pools)).await;
         if resized.is_err() {
-            self.registry.put_back(id, before);
+            self.registry.failed(id, before);
         }
         resized
     }
@@ -289,7 +289,8 @@ impl Service {
         let id = convert::parse("federation", &message.federation).map_err(invalid)?;
         // One that is not there has been left: the call is idempotent.
         if let Ok(federation) = self.registry.find(id, operator.id()) {
-            let left = federation.call(Call::Leave).await;
+            let reason = "the operator ended it".to_owned();
+            let left = federation.call(|answer| Call::End(reason, answer)).await;
             if let Err(refusal) = left
                 && refusal.reason != Reason::UnknownFederation
             {
@@ -326,6 +327,7 @@ fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, In
         member: convert::member_id("site_number", message.site_number)?,
         members: convert::members(message.members)?,
         lease,
+        began: unix_seconds(),
         scheduler: None,
         node_pid: None,
         all_pools: Vec::new(),

@@ -47,7 +47,7 @@ impl Task {
         // Whoever called in the meantime learns that the federation has ended.
         queue.close();
         while let Ok(call) = queue.try_recv() {
-            if let Call::Leave(answer) = call {
+            if let Call::End(_, answer) = call {
                 let _ = answer.send(Ok(()));
             }
         }
@@ -65,8 +65,8 @@ impl Task {
             let replacement = self.replacements.next();
             tokio::select! {
                 call = queue.recv() => match call {
-                    Some(Call::Leave(answer)) => {
-                        self.end("the operator ended it").await;
+                    Some(Call::End(reason, answer)) => {
+                        self.end(&reason).await;
                         // An operator that did not wait has what it wanted all the same.
                         let _ = answer.send(Ok(()));
                         return None;
@@ -150,7 +150,7 @@ impl Task {
                 let renewed = renewed.map(|()| self.record.lease);
                 let _ = answer.send(renewed.map_err(|error| refuse(Reason::SiteNotReady, &error)));
             }
-            Call::Leave(_) => return Err("the operator ended it".to_owned()),
+            Call::End(reason, _) => return Err(reason),
         }
         Ok(())
     }
