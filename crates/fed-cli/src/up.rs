@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// How long a site keeps the federation when the operator is gone (3 s to 1 day)
     #[arg(long, default_value = "5m", value_parser = lease)]
     lease: Duration,
+    /// How long tasks wait for a pool that has lost its workers, before they fail
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    pool_timeout: Duration,
     /// Interpreter of the scheduler [default: beside fed, else the active environment, else python3]
     #[arg(long)]
     python: Option<String>,
@@ -135,7 +138,7 @@ fn keep(global: &Global, arguments: Arguments, mut front: Front) -> anyhow::Resu
         name: arguments.name,
         sites: arguments.sites,
         workers: arguments.workers,
-        leases: Leases::new(arguments.lease),
+        leases: Leases::new(arguments.lease).with_pool(arguments.pool_timeout),
         interpreter: Interpreter {
             python: arguments.python.unwrap_or_else(paths::python),
             prologue: arguments.prologue,

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 /// | operator → agent | `federation` (default 5 min), renewed each third | the site ends the federation: workers, sandbox, files |
 /// | agent → node | `federation` | the node ends its sandbox |
 /// | node → workers | at once | the closed pipe ends the sandbox |
+/// | pool without workers | `pool` (default 10 min) | the tasks that wait for it fail, and say so |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leases {
     federation: Duration,
+    pool: Duration,
 }
 
 impl Leases {
@@ -21,6 +23,8 @@ impl Leases {
     pub const MIN: Duration = Duration::from_secs(3);
     /// Longest lease: a site should not hold a dead operator's workers for longer than a day.
     pub const MAX: Duration = Duration::from_secs(24 * 3600);
+    /// How long tasks wait for a pool without workers, unless the operator says otherwise.
+    pub const POOL: Duration = Duration::from_secs(10 * 60);
     /// How long connecting to an agent may take.
     pub const CONNECT: Duration = Duration::from_secs(5);
     /// How long one call to an agent may take, unless it says otherwise.
@@ -40,7 +44,19 @@ impl Leases {
     pub fn new(federation: Duration) -> Self {
         Self {
             federation: federation.clamp(Self::MIN, Self::MAX),
+            pool: Self::POOL,
         }
+    }
+
+    /// The same table with another time for pools without workers.
+    #[must_use]
+    pub fn with_pool(self, pool: Duration) -> Self {
+        Self { pool, ..self }
+    }
+
+    /// How long tasks wait for a pool that has no workers.
+    pub fn pool(self) -> Duration {
+        self.pool
     }
 
     /// How long a site keeps a federation after the last renewal.

@@ -56,6 +56,10 @@ pub(super) fn process(
         "FED_POOLS".to_owned(),
         serde_json::Value::from(pools).to_string(),
     );
+    env.insert(
+        "FED_POOL_TIMEOUT".to_owned(),
+        plan.leases.pool().as_secs_f64().to_string(),
+    );
     ProcessRequest {
         name: "scheduler".to_owned(),
         argv: interpreter.command(&arguments),
