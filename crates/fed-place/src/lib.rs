@@ -16,14 +16,27 @@
 //! surcharge stands for the workers of a pool that may each fetch the same chunk. The placement
 //! looks for the least sum over all producers.
 
+mod clusters;
+mod energy;
 mod error;
 mod evaluate;
+mod exhaustion;
+mod expansion;
 mod graph;
 mod greedy;
+mod isolation;
 mod links;
+mod many;
+mod nets;
+mod network;
 mod options;
 mod order;
 mod placement;
+mod reasons;
+mod sides;
+mod solve;
+mod swap;
+mod two;
 mod units;
 
 pub use error::PlaceError;
@@ -35,6 +48,10 @@ pub use placement::{Placement, Reason};
 
 /// Chooses a pool for every task.
 ///
+/// With two pools the cost is the minimum. With more it is near it; where it is known to be the
+/// minimum, [`Placement::lower_bound`] says so. It is never more than that of the plain rule, by
+/// which every task that is not pinned runs where most bytes of its inputs lie.
+///
 /// # Errors
 /// See [`PlaceError`]: the input contradicts itself, or the graph has a cycle.
 pub fn place(graph: &Graph<'_>, links: &Links, options: &Options) -> Result<Placement, PlaceError> {
@@ -43,8 +60,7 @@ pub fn place(graph: &Graph<'_>, links: &Links, options: &Options) -> Result<Plac
     let consumers = order::Consumers::new(graph);
     let order = order::topological(graph, &consumers)?;
     let bytes = graph.known_bytes(&order);
-    let pools = greedy::place(graph, &order, &bytes, links);
-    Ok(placement::explain(
-        graph, &consumers, &bytes, links, options, &pools,
+    Ok(solve::solve(
+        graph, &consumers, &order, &bytes, links, options,
     ))
 }

@@ -57,6 +57,19 @@ impl Links {
         self.cost[from * self.pools + to]
     }
 
+    /// Whether a byte costs the same between any two pools.
+    pub(crate) fn is_uniform(&self) -> bool {
+        let pools = 0..self.pools;
+        let pairs = pools
+            .clone()
+            .flat_map(|from| pools.clone().map(move |to| (from, to)));
+        let mut costs = pairs
+            .filter(|(from, to)| from != to)
+            .map(|(from, to)| self.cost(from, to));
+        let first = costs.next();
+        costs.all(|cost| Some(cost) == first)
+    }
+
     /// The cheapest of several pools (as bits, at least one) to fetch a byte from; of equals the
     /// first.
     pub(crate) fn nearest(&self, holders: u64, to: usize) -> usize {

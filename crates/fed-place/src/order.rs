@@ -67,6 +67,11 @@ impl Consumers {
     pub(crate) fn of(&self, task: usize) -> &[u32] {
         &self.tasks[self.offsets[task] as usize..self.offsets[task + 1] as usize]
     }
+
+    /// Their number.
+    pub(crate) fn count(&self, task: usize) -> u32 {
+        self.offsets[task + 1] - self.offsets[task]
+    }
 }
 
 /// A task's index as it stands in the arrays.

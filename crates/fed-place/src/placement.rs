@@ -1,10 +1,6 @@
 //! The result: where each task runs, and why.
 
-use crate::evaluate::{Crossing, crossing};
-use crate::graph::Graph;
-use crate::links::Links;
-use crate::options::Options;
-use crate::order::Consumers;
+use crate::evaluate::Crossing;
 
 /// Why a task runs where it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,33 +58,4 @@ pub(crate) fn pools_of(mut mask: u64) -> impl Iterator<Item = usize> {
             pool
         })
     })
-}
-
-/// Says why each task runs where `pools` has it.
-pub(crate) fn explain(
-    graph: &Graph<'_>,
-    consumers: &Consumers,
-    bytes: &[u64],
-    links: &Links,
-    options: &Options,
-    pools: &[u8],
-) -> Placement {
-    let crossing = crossing(graph, consumers, bytes, links, options.surcharge, pools);
-    let reason = |task: usize| {
-        if graph.present(task) != 0 {
-            Reason::Present
-        } else if graph.allowed[task].is_power_of_two() {
-            Reason::Pinned
-        } else {
-            Reason::WithInputs
-        }
-    };
-    Placement {
-        pools: pools.iter().copied().map(Some).collect(),
-        reasons: (0..graph.len()).map(reason).collect(),
-        savings: vec![0.0; graph.len()],
-        plain_cost: crossing.cost,
-        lower_bound: 0.0,
-        crossing,
-    }
 }
