@@ -59,8 +59,8 @@ def test_supported_versions(version: str, supported: bool) -> None:
 def test_private_names_of_dask_are_used_in_one_module_only() -> None:
     """Also not by import: `from dask._x import y` and `object._x` stand in `_dask_private`."""
     found = []
-    for path in sorted((PACKAGE / "fed").glob("*.py")):
-        if path.name == "_dask_private.py":
+    for path in sorted((PACKAGE / "fed").rglob("*.py")):
+        if path.parent.name == "_dask_private":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):

@@ -1,0 +1,73 @@
+"""Every private name of Dask that fed touches, in one place.
+
+Nothing else in the package may use a private name of Dask. `missing` says which of them
+an installed version lacks; a test fails on each, and the scheduler refuses to start.
+"""
+
+from __future__ import annotations
+
+from fed._dask_private.construction import hook_layers, hook_tokens
+from fed._dask_private.frames import graph_expression, hook_frames, is_frame, is_graph_expression
+from fed._dask_private.scheduler import (
+    hook_placement,
+    hook_shuffles,
+    hook_submissions,
+    scheduler_identity,
+)
+from fed._dask_private.tasks import (
+    Alias,
+    DataNode,
+    GraphNode,
+    NestedContainer,
+    Task,
+    TaskRef,
+    clone_key,
+    convert_legacy_graph,
+    current_worker,
+    is_barrier,
+    is_coroutine_function,
+    is_future,
+    name_of_key,
+    rebuild_container,
+    rebuild_task,
+    rename_blockwise,
+    rename_key,
+    rename_node,
+    subgraph_of,
+)
+from fed._dask_private.used import USED, USED_WITH_FRAMES, missing
+
+__all__ = [
+    "USED",
+    "USED_WITH_FRAMES",
+    "Alias",
+    "DataNode",
+    "GraphNode",
+    "NestedContainer",
+    "Task",
+    "TaskRef",
+    "clone_key",
+    "convert_legacy_graph",
+    "current_worker",
+    "graph_expression",
+    "hook_frames",
+    "hook_layers",
+    "hook_placement",
+    "hook_shuffles",
+    "hook_submissions",
+    "hook_tokens",
+    "is_barrier",
+    "is_coroutine_function",
+    "is_frame",
+    "is_future",
+    "is_graph_expression",
+    "missing",
+    "name_of_key",
+    "rebuild_container",
+    "rebuild_task",
+    "rename_blockwise",
+    "rename_key",
+    "rename_node",
+    "scheduler_identity",
+    "subgraph_of",
+]
