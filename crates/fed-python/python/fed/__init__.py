@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fed.catalogs import Catalog, catalog
-    from fed.client import FedClient, connect, stats
+    from fed.client import FedClient, connect, stats, traffic
     from fed.context import current_pool, pool, propagate_pools
     from fed.errors import (
         AmbiguousPathError,
@@ -42,6 +42,7 @@ _HOMES = {
     "FedClient": "fed.client",
     "connect": "fed.client",
     "stats": "fed.client",
+    "traffic": "fed.client",
     "current_pool": "fed.context",
     "pool": "fed.context",
     "propagate_pools": "fed.context",
@@ -84,6 +85,7 @@ __all__ = [
     "pool",
     "propagate_pools",
     "stats",
+    "traffic",
 ]
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from distributed.scheduler import Scheduler
 
+    from fed.placement import Placer
+
 logger = logging.getLogger("fed.scheduler")
 
 _CONFIRMED = "confirm"
@@ -32,12 +34,20 @@ class PoolCounters(SchedulerPlugin):
         The scheduler to watch.
     sites
         Site by pool. A pool that is not in it is taken for a site of the same name.
+    placer
+        Learns the sizes of outputs, and which workers there are.
     """
 
     name = "fed-counters"
 
-    def __init__(self, scheduler: Scheduler, sites: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        sites: Mapping[str, str] | None = None,
+        placer: Placer | None = None,
+    ) -> None:
         self.scheduler = scheduler
+        self.placer = placer
         self.sites = dict(sites or {})
         self.pool_by_worker: dict[str, str] = {}
         self.tasks: Counter[str] = Counter()
@@ -105,6 +115,8 @@ class PoolCounters(SchedulerPlugin):
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Remember the pool of a worker that joins."""
+        if self.placer is not None:
+            self.placer.topology.refresh()
         pools = pools_in(scheduler.workers[worker].resources)
         if pools:
             self.pool_by_worker[worker] = min(pools)
@@ -153,6 +165,8 @@ class PoolCounters(SchedulerPlugin):
             return
         task = self.scheduler.tasks[key]
         if finish == "memory":
+            if self.placer is not None:
+                self.placer.learned.add(key, task.prefix.name, task.nbytes)
             self.tasks[pool] += 1
             pins = pools_in(task.resource_restrictions)
             self.foreign_reads += bool(pins) and pool not in pins

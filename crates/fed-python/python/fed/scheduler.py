@@ -18,10 +18,15 @@ from dask.utils import key_split
 from fed import _dask_private as dask_private
 from fed.counters import PoolCounters
 from fed.errors import StalePinError
+from fed.links import LINKS_VARIABLE, Links
 from fed.names import pools_in, resource_of
+from fed.placement import Placer, free, is_placed
+from fed.shuffles import confine_shuffles
 from fed.spreading import spread_loads
 from fed.stealing import confine_stealing
 from fed.submission import Submission, conflict
+from fed.topology import Topology
+from fed.ledger import OPERATION, Ledger
 from fed.versions import SUPPORTED_DASK, is_supported
 
 if TYPE_CHECKING:
@@ -54,12 +59,17 @@ async def dask_setup(scheduler: Scheduler) -> None:
         sites = _sites(os.environ.get(POOLS_VARIABLE, "[]"))
         dask.config.set(GRAPH_CONFIG)
         await confine_stealing(scheduler)
-        counters = PoolCounters(scheduler, sites)
+        topology = Topology(scheduler, sites)
+        links = Links.from_json(os.environ.get(LINKS_VARIABLE, "[]"))
+        placer = Placer(scheduler, topology, links)
+        counters = PoolCounters(scheduler, sites, placer)
         scheduler.add_plugin(counters)
         scheduler.handlers["fed_stats"] = counters.stats
-        _read_pins(scheduler, tuple(sites))
-        _confine_shuffles(scheduler)
-        spread_loads(scheduler)
+        ledger = Ledger(scheduler, placer)
+        scheduler.handlers[OPERATION] = ledger.traffic
+        _settle_submissions(scheduler, tuple(sites), placer, ledger)
+        confine_shuffles(scheduler, topology)
+        spread_loads(scheduler, topology)
     except Exception as error:
         logger.exception("fed's extension of the scheduler did not start")
         raise SystemExit(f"fed.scheduler: {error}") from error
@@ -89,37 +99,33 @@ def _sites(text: str) -> dict[str, str]:
     return sites
 
 
-def _read_pins(scheduler: Scheduler, known: tuple[str, ...]) -> None:
-    """Make the scheduler settle the pins of each graph before it makes tasks of it."""
+def _settle_submissions(
+    scheduler: Scheduler, known: tuple[str, ...], placer: Placer, ledger: Ledger
+) -> None:
+    """Make the scheduler settle the pins of each graph, and place the rest, before it makes tasks.
 
-    def settle(
-        graph: dict[Any, Any], by_type: dict[str, dict[Any, Any]], common: dict[str, Any]
-    ) -> list[Any]:
-        submission = Submission(graph, by_type, common)
-        submission.settle(known)
-        return _pin_existing(scheduler, submission)
-
-    dask_private.hook_submissions(scheduler, settle)
-
-
-def _confine_shuffles(scheduler: Scheduler) -> None:
-    """Keep the output of a pinned P2P shuffle in its pool.
-
-    The output tasks are restricted to the pool too: on a worker elsewhere they would wait for
-    ever.
+    Parameters
+    ----------
+    scheduler
+        A running scheduler.
+    known
+        The pools of the federation; empty when they are not known.
+    placer
+        Places what is not pinned.
+    ledger
+        Remembers what that was expected to cost.
     """
 
-    def workers_of(barrier: TaskState) -> set[str] | None:
-        pools = pools_in(barrier.resource_restrictions)
-        if not pools:
-            return None
-        return {
-            address
-            for address, worker in scheduler.workers.items()
-            if pools <= pools_in(worker.resources)
-        }
+    def settle(arrival: dask_private.Arrival) -> list[Any]:
+        submission = Submission(arrival.graph, arrival.by_type, arrival.common)
+        submission.settle(known)
+        queued = _pin_existing(scheduler, submission)
+        plan = placer.arrive(arrival, submission.pins)
+        if plan is not None:
+            ledger.note(plan)
+        return queued
 
-    dask_private.hook_shuffles(scheduler, workers_of)
+    dask_private.hook_submissions(scheduler, settle)
 
 
 def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
@@ -137,6 +143,9 @@ def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
     PoolConflictError
         If it was pinned to another pool.
     """
+    for key in submission.pins:
+        if (placed := scheduler.tasks.get(key)) and is_placed(placed):
+            free(placed)
     earlier = [
         (task, pool)
         for key, pool in submission.pins.items()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fed.names import resource_of
 from fed.pins import POOL_VARIABLE
+from fed.ledger import count_outgoing
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -37,7 +38,11 @@ _import_all()
 
 
 def dask_setup(worker: Worker) -> None:
-    """Make a worker offer the resource of its pool; called by Dask before it registers."""
+    """Make a worker offer the resource of its pool, and count what it sends.
+
+    Called by Dask before it registers.
+    """
+    count_outgoing(worker)
     pool = os.environ.get(POOL_VARIABLE)
     if not pool:
         return

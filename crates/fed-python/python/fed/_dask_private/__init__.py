@@ -9,9 +9,11 @@ from __future__ import annotations
 from fed._dask_private.construction import hook_layers, hook_tokens
 from fed._dask_private.frames import graph_expression, hook_frames, is_frame, is_graph_expression
 from fed._dask_private.scheduler import (
+    Arrival,
     hook_placement,
     hook_shuffles,
     hook_submissions,
+    materialise,
     scheduler_identity,
 )
 from fed._dask_private.tasks import (
@@ -36,11 +38,13 @@ from fed._dask_private.tasks import (
     subgraph_of,
 )
 from fed._dask_private.used import USED, USED_WITH_FRAMES, missing
+from fed._dask_private.worker import hook_outgoing
 
 __all__ = [
     "USED",
     "USED_WITH_FRAMES",
     "Alias",
+    "Arrival",
     "DataNode",
     "GraphNode",
     "NestedContainer",
@@ -52,6 +56,7 @@ __all__ = [
     "graph_expression",
     "hook_frames",
     "hook_layers",
+    "hook_outgoing",
     "hook_placement",
     "hook_shuffles",
     "hook_submissions",
@@ -61,6 +66,7 @@ __all__ = [
     "is_frame",
     "is_future",
     "is_graph_expression",
+    "materialise",
     "missing",
     "name_of_key",
     "rebuild_container",
