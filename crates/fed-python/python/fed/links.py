@@ -44,6 +44,9 @@ class Link:
             )
 
 
+_UNMEASURED = Link("?", "?")
+
+
 class Links:
     """The table of links, with defaults where nothing was measured."""
 
@@ -76,6 +79,22 @@ class Links:
         links = [Link(**entry) for entry in entries]
         self._table.update({(link.source, link.destination): link for link in links})
 
+    def handle(
+        self, comm: object = None, links: Iterable[Mapping[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """Add links at the request of whoever measures them, and return the table.
+
+        Parameters
+        ----------
+        comm
+            Ignored; given when this is called as a handler of the scheduler.
+        links
+            See `update`.
+        """
+        del comm
+        self.update(links)
+        return self.entries()
+
     def entries(self) -> list[dict[str, Any]]:
         """Return the table as `update` takes it."""
         return [asdict(link) for _, link in sorted(self._table.items())]
@@ -83,7 +102,7 @@ class Links:
     def between(self, source: str, destination: str) -> Link:
         """Return the link from one pool to another; where only the way back is known, that."""
         found = self._table.get((source, destination)) or self._table.get((destination, source))
-        return found or Link(source, destination)
+        return found or _UNMEASURED
 
     def rtt_of(self, pool: str) -> float:
         """Return the seconds of a round trip between the scheduler and a pool; 0 if unknown."""

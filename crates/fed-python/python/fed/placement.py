@@ -138,6 +138,15 @@ class Placer:
         )
         return make_plan(needed, arrival.order, estimator, facts)
 
+    def observe(self, task: TaskState) -> None:
+        """Learn from a finished task."""
+        self.learned.add(task.key, task.prefix.name, task.nbytes)
+
+    @staticmethod
+    def pools_of_task(task: TaskState) -> frozenset[str]:
+        """Return the pools that a task is restricted to."""
+        return pools_in(task.resource_restrictions)
+
     def _present(self, graph: Mapping[Any, Any]) -> dict[Any, frozenset[str]]:
         """Return the pools that hold, or are making, what the graph shares with earlier ones."""
         tasks = self.scheduler.tasks

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from fed.sizes import Estimator
 
+SLACK = 4096.0
+"""Bytes that a free task may cost more in the wrong pool: less than a round trip is worth."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -109,6 +112,7 @@ def make_plan(
         facts.threads,
         present=present,
         surcharge=0.0,
+        slack=SLACK,
     )
     plan = Plan(
         facts.pools,

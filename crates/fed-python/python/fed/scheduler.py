@@ -18,15 +18,19 @@ from dask.utils import key_split
 from fed import _dask_private as dask_private
 from fed.counters import PoolCounters
 from fed.errors import StalePinError
+from fed.learning import Learner
+from fed.ledger import OPERATION, Ledger
 from fed.links import LINKS_VARIABLE, Links
 from fed.names import pools_in, resource_of
 from fed.placement import Placer, free, is_placed
+from fed.queueing import Pace, queue_by_pool
+from fed.residency import Residency
 from fed.shuffles import confine_shuffles
 from fed.spreading import spread_loads
 from fed.stealing import confine_stealing
 from fed.submission import Submission, conflict
 from fed.topology import Topology
-from fed.ledger import OPERATION, Ledger
+from fed.transfers import reckon_with_links
 from fed.versions import SUPPORTED_DASK, is_supported
 
 if TYPE_CHECKING:
@@ -58,11 +62,13 @@ async def dask_setup(scheduler: Scheduler) -> None:
         _check_dask()
         sites = _sites(os.environ.get(POOLS_VARIABLE, "[]"))
         dask.config.set(GRAPH_CONFIG)
-        await confine_stealing(scheduler)
         topology = Topology(scheduler, sites)
         links = Links.from_json(os.environ.get(LINKS_VARIABLE, "[]"))
         placer = Placer(scheduler, topology, links)
-        counters = PoolCounters(scheduler, sites, placer)
+        await confine_stealing(scheduler, topology)
+        pace = Pace(topology, links)
+        queues = queue_by_pool(scheduler, topology, pace)
+        counters = PoolCounters(scheduler, sites, Learner(placer, pace, queues))
         scheduler.add_plugin(counters)
         scheduler.handlers["fed_stats"] = counters.stats
         ledger = Ledger(scheduler, placer)
@@ -70,6 +76,9 @@ async def dask_setup(scheduler: Scheduler) -> None:
         _settle_submissions(scheduler, tuple(sites), placer, ledger)
         confine_shuffles(scheduler, topology)
         spread_loads(scheduler, topology)
+        reckon_with_links(scheduler, topology, links)
+        Residency(scheduler, topology)
+        scheduler.handlers["fed_links"] = links.handle
     except Exception as error:
         logger.exception("fed's extension of the scheduler did not start")
         raise SystemExit(f"fed.scheduler: {error}") from error

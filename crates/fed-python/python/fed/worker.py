@@ -11,9 +11,9 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fed.ledger import count_outgoing
 from fed.names import resource_of
 from fed.pins import POOL_VARIABLE
-from fed.ledger import count_outgoing
 
 if TYPE_CHECKING:
     from distributed.worker import Worker

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from fed._dask_private.construction import hook_layers, hook_tokens
 from fed._dask_private.frames import graph_expression, hook_frames, is_frame, is_graph_expression
+from fed._dask_private.moving import hook_costs, hook_holders, hook_memory_manager, hook_request
+from fed._dask_private.queueing import PoolQueues, hook_saturation
 from fed._dask_private.scheduler import (
     Arrival,
     hook_placement,
@@ -48,16 +50,22 @@ __all__ = [
     "DataNode",
     "GraphNode",
     "NestedContainer",
+    "PoolQueues",
     "Task",
     "TaskRef",
     "clone_key",
     "convert_legacy_graph",
     "current_worker",
     "graph_expression",
+    "hook_costs",
     "hook_frames",
+    "hook_holders",
     "hook_layers",
+    "hook_memory_manager",
     "hook_outgoing",
     "hook_placement",
+    "hook_request",
+    "hook_saturation",
     "hook_shuffles",
     "hook_submissions",
     "hook_tokens",
