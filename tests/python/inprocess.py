@@ -16,6 +16,8 @@ CONFIG: dict[str, Any] = {
     "distributed.scheduler.validate": True,
     "distributed.worker.validate": True,
     "distributed.worker.memory.rebalance.measure": "managed",
+    "distributed.worker.memory.rebalance.sender-min": 0.0,
+    "distributed.worker.memory.rebalance.sender-recipient-gap": 0.0,
 }
 
 
@@ -28,9 +30,9 @@ def pooled(**threads: tuple[int, ...]) -> Callable[[Callable[..., Any]], Callabl
         Threads of each worker, by pool. Without any, two workers outside every pool.
     """
     workers: list[tuple[Any, ...]] = [
-        ("127.0.0.1", count, {"resources": {f"pool-{pool}": 1}, "name": f"{pool}-{number}"})
+        ("127.0.0.1", count, {"resources": {f"pool-{pool}": 1}})
         for pool, counts in threads.items()
-        for number, count in enumerate(counts)
+        for count in counts
     ]
     plain: list[tuple[Any, ...]] = [("127.0.0.1", 1), ("127.0.0.1", 2)]
     return gen_cluster(client=True, nthreads=workers or plain, config=CONFIG, timeout=60)

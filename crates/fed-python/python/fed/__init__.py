@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnknownPoolError,
         WrongPoolError,
     )
+    from fed.explanation import Explanation, explain
     from fed.graphs import pin_collection
     from fed.loading import load, open_dataset, open_mfdataset, open_zarr
 
@@ -41,6 +42,8 @@ _HOMES = {
     "catalog": "fed.catalogs",
     "FedClient": "fed.client",
     "connect": "fed.client",
+    "Explanation": "fed.explanation",
+    "explain": "fed.explanation",
     "stats": "fed.client",
     "traffic": "fed.client",
     "current_pool": "fed.context",
@@ -65,6 +68,7 @@ _HOMES = {
 __all__ = [
     "AmbiguousPathError",
     "Catalog",
+    "Explanation",
     "FedClient",
     "FedError",
     "NotLazyError",
@@ -77,6 +81,7 @@ __all__ = [
     "catalog",
     "connect",
     "current_pool",
+    "explain",
     "load",
     "open_dataset",
     "open_mfdataset",

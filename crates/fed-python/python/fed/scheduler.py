@@ -18,6 +18,7 @@ from dask.utils import key_split
 from fed import _dask_private as dask_private
 from fed.counters import PoolCounters
 from fed.errors import StalePinError
+from fed.explaining import Explainer
 from fed.learning import Learner
 from fed.ledger import OPERATION, Ledger
 from fed.links import LINKS_VARIABLE, Links
@@ -73,6 +74,7 @@ async def dask_setup(scheduler: Scheduler) -> None:
         scheduler.handlers["fed_stats"] = counters.stats
         ledger = Ledger(scheduler, placer)
         scheduler.handlers[OPERATION] = ledger.traffic
+        scheduler.handlers["fed_explain"] = Explainer(placer, sites).explain
         _settle_submissions(scheduler, tuple(sites), placer, ledger)
         confine_shuffles(scheduler, topology)
         spread_loads(scheduler, topology)

@@ -12,10 +12,13 @@ from fed._dask_private.moving import hook_costs, hook_holders, hook_memory_manag
 from fed._dask_private.queueing import PoolQueues, hook_saturation
 from fed._dask_private.scheduler import (
     Arrival,
+    flatten_keys,
     hook_placement,
     hook_shuffles,
     hook_submissions,
     materialise,
+    order,
+    pickled,
     scheduler_identity,
 )
 from fed._dask_private.tasks import (
@@ -56,6 +59,7 @@ __all__ = [
     "clone_key",
     "convert_legacy_graph",
     "current_worker",
+    "flatten_keys",
     "graph_expression",
     "hook_costs",
     "hook_frames",
@@ -77,6 +81,8 @@ __all__ = [
     "materialise",
     "missing",
     "name_of_key",
+    "order",
+    "pickled",
     "rebuild_container",
     "rebuild_task",
     "rename_blockwise",

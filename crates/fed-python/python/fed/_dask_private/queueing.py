@@ -85,6 +85,19 @@ class PoolQueues:
             table["queued", finish] = self._leaving(table["queued", finish])
         self.scheduler._TRANSITIONS_TABLE = table
         self.scheduler.stimulus_queue_slots_maybe_opened = self.fill
+        self._validate = self.scheduler.validate_queued
+        self.scheduler.validate_queued = self.validate
+
+    def validate(self, key: Any) -> None:
+        """Check a queued task as Dask does, which knows none that is restricted."""
+        task = self.scheduler.tasks[key]
+        restrictions = task.resource_restrictions
+        if self.pool_of_task(task) is not None:
+            task.resource_restrictions = None
+        try:
+            self._validate(key)
+        finally:
+            task.resource_restrictions = restrictions
 
     def _leaving(self, plain: Any) -> Any:
         @wraps(plain)

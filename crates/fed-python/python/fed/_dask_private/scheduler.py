@@ -7,6 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from dask._expr import Expr
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 
 if TYPE_CHECKING:
@@ -187,3 +188,23 @@ def hook_placement(scheduler: Any, choose: Callable[[Any], Any | None]) -> None:
 def scheduler_identity(client: Any) -> dict[str, Any]:
     """Return what a client knows of its scheduler, without asking it."""
     return dict(client._scheduler_identity)
+
+
+def order(graph: Mapping[Any, Any]) -> dict[Any, int]:
+    """Return the order in which Dask would run a graph's tasks, as a number by key."""
+    from dask.order import order as dask_order
+
+    numbers: dict[Any, int] = dask_order(dsk=dict(graph))
+    return numbers
+
+
+def flatten_keys(expr: Any) -> list[Any]:
+    """Return the keys that an expression stands for."""
+    return list(flatten(expr.__dask_keys__()))
+
+
+def pickled(expr: Any) -> bytes:
+    """Return an expression as a scheduler can read it, optimised as a client does."""
+    from distributed.protocol import pickle
+
+    return bytes(pickle.dumps(expr.optimize()))

@@ -39,6 +39,7 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "stimulus_id")),
     ("distributed.scheduler", "Scheduler.decide_worker_non_rootish", ("self", "ts")),
     ("distributed.scheduler", "Scheduler.transitions", ("self", "recommendations", "stimulus_id")),
+    ("distributed.scheduler", "Scheduler.validate_queued", ("self", "key")),
     ("distributed.scheduler", "Scheduler.valid_workers", ("self", "ts")),
     ("distributed.scheduler", "Scheduler.worker_objective", ("self", "ts", "ws")),
     ("distributed.scheduler", "_materialize_graph", ("expr", "validate")),
