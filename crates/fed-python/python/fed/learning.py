@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fed._dask_private import PoolQueues
     from fed.placement import Placer
     from fed.queueing import Pace
+    from fed.replacing import Expectations
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Learner:
     placer: Placer
     pace: Pace
     queues: PoolQueues
+    expectations: Expectations
 
     def joined(self) -> None:
         """Take note that a worker has joined."""
@@ -45,7 +47,8 @@ class Learner:
         for entry in startstops:
             if entry["action"] == "compute":
                 self.pace.observe(pool, entry["stop"] - entry["start"])
-        self.placer.observe(task)
+        self.placer.learned.add(task.key, task.prefix.name, task.nbytes)
+        self.expectations.observe(task)
 
     def lost(self, pool: str) -> None:
         """Free the placed tasks of a pool that has lost its last worker."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fed.names import pools_in, resource_of, without_pools
 from fed.planning import Facts, Plan, make_plan
 from fed.relays import insert_relays, is_relay
-from fed.sizes import Estimator, Learned, blocks_of_layers
+from fed.sizes import Blocks, Estimator, Learned, blocks_of_layers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -28,6 +28,9 @@ logger = logging.getLogger("fed.scheduler")
 
 PLACED = "fed_placed"
 """The annotation of a placed task: the name of its pool."""
+
+MOST_ARRAYS = 10_000
+"""Arrays whose chunks are remembered for tasks that wait."""
 
 _HELD = frozenset({"memory", "processing"})
 
@@ -71,6 +74,7 @@ class Placer:
         self.links = links
         self.learned = Learned()
         self.relays = 0
+        self.blocks: dict[str, Blocks] = {}
 
     def arrive(self, arrival: dask_private.Arrival, pins: Mapping[Any, str]) -> Plan | None:
         """Place the tasks of a graph before they are made.
@@ -92,6 +96,9 @@ class Placer:
         plan = self.plan(arrival, pins)
         if plan is None:
             return None
+        if len(self.blocks) > MOST_ARRAYS:
+            self.blocks.clear()
+        self.blocks.update(blocks_of_layers(arrival.layers))
         mine = arrival.graph.keys() - self.scheduler.tasks.keys()
         kept = self._kept(arrival)
         crowded = [pool for pool in plan.pools if len(self.topology.workers(pool)) > 1]
@@ -125,22 +132,25 @@ class Placer:
         if not pins and not any(present.values()):
             return None
         needed = _needed(arrival.graph, arrival.keys, present)
-        estimator = Estimator(blocks_of_layers(arrival.layers), self.learned)
+        estimator = Estimator({**self.blocks, **blocks_of_layers(arrival.layers)}, self.learned)
         tasks = self.scheduler.tasks
         facts = Facts(
             pools=names,
             pins=pins,
             allowed=self._allowed(arrival, needed, names),
             present=present,
-            present_bytes={key: max(tasks[key].nbytes, 0) for key in present},
+            present_bytes={key: self.bytes_of(tasks[key]) for key in present},
             costs=self.links.costs(names),
             threads=[self.topology.threads(name) for name in names],
         )
         return make_plan(needed, arrival.order, estimator, facts)
 
-    def observe(self, task: TaskState) -> None:
-        """Learn from a finished task."""
-        self.learned.add(task.key, task.prefix.name, task.nbytes)
+    def bytes_of(self, task: TaskState) -> int:
+        """Return the bytes of a task's output, estimated while it runs."""
+        if task.who_has:
+            return int(max(task.nbytes, 0))
+        inputs = [max(source.nbytes, 0) for source in task.dependencies]
+        return Estimator(self.blocks, self.learned).nbytes(task.key, task.run_spec, inputs)
 
     @staticmethod
     def pools_of_task(task: TaskState) -> frozenset[str]:

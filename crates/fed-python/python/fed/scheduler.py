@@ -25,6 +25,7 @@ from fed.links import LINKS_VARIABLE, Links
 from fed.names import pools_in, resource_of
 from fed.placement import Placer, free, is_placed
 from fed.queueing import Pace, queue_by_pool
+from fed.replacing import Expectations
 from fed.residency import Residency
 from fed.shuffles import confine_shuffles
 from fed.spreading import spread_loads
@@ -35,7 +36,11 @@ from fed.transfers import reckon_with_links
 from fed.versions import SUPPORTED_DASK, is_supported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distributed.scheduler import Scheduler, TaskState
+
+    from fed.planning import Plan
 
 logger = logging.getLogger("fed.scheduler")
 
@@ -69,13 +74,20 @@ async def dask_setup(scheduler: Scheduler) -> None:
         await confine_stealing(scheduler, topology)
         pace = Pace(topology, links)
         queues = queue_by_pool(scheduler, topology, pace)
-        counters = PoolCounters(scheduler, sites, Learner(placer, pace, queues))
+        expectations = Expectations(placer)
+        learner = Learner(placer, pace, queues, expectations)
+        counters = PoolCounters(scheduler, sites, learner)
         scheduler.add_plugin(counters)
         scheduler.handlers["fed_stats"] = counters.stats
         ledger = Ledger(scheduler, placer)
         scheduler.handlers[OPERATION] = ledger.traffic
         scheduler.handlers["fed_explain"] = Explainer(placer, sites).explain
-        _settle_submissions(scheduler, tuple(sites), placer, ledger)
+
+        def placed(plan: Plan) -> None:
+            ledger.note(plan)
+            expectations.expect(plan)
+
+        _settle_submissions(scheduler, tuple(sites), placer, placed)
         confine_shuffles(scheduler, topology)
         spread_loads(scheduler, topology)
         reckon_with_links(scheduler, topology, links)
@@ -111,7 +123,10 @@ def _sites(text: str) -> dict[str, str]:
 
 
 def _settle_submissions(
-    scheduler: Scheduler, known: tuple[str, ...], placer: Placer, ledger: Ledger
+    scheduler: Scheduler,
+    known: tuple[str, ...],
+    placer: Placer,
+    placed: Callable[[Plan], None],
 ) -> None:
     """Make the scheduler settle the pins of each graph, and place the rest, before it makes tasks.
 
@@ -123,8 +138,8 @@ def _settle_submissions(
         The pools of the federation; empty when they are not known.
     placer
         Places what is not pinned.
-    ledger
-        Remembers what that was expected to cost.
+    placed
+        Is told what was placed.
     """
 
     def settle(arrival: dask_private.Arrival) -> list[Any]:
@@ -133,7 +148,7 @@ def _settle_submissions(
         queued = _pin_existing(scheduler, submission)
         plan = placer.arrive(arrival, submission.pins)
         if plan is not None:
-            ledger.note(plan)
+            placed(plan)
         return queued
 
     dask_private.hook_submissions(scheduler, settle)
