@@ -7,7 +7,13 @@ an installed version lacks; a test fails on each, and the scheduler refuses to s
 from __future__ import annotations
 
 from fed._dask_private.construction import hook_layers, hook_tokens
-from fed._dask_private.frames import graph_expression, hook_frames, is_frame, is_graph_expression
+from fed._dask_private.frames import (
+    frames_held,
+    graph_expression,
+    hook_frames,
+    is_frame,
+    is_graph_expression,
+)
 from fed._dask_private.moving import hook_costs, hook_holders, hook_memory_manager, hook_request
 from fed._dask_private.queueing import PoolQueues, hook_saturation
 from fed._dask_private.scheduler import (
@@ -60,6 +66,7 @@ __all__ = [
     "convert_legacy_graph",
     "current_worker",
     "flatten_keys",
+    "frames_held",
     "graph_expression",
     "hook_costs",
     "hook_frames",

@@ -72,3 +72,13 @@ def graph_expression(expr: Any, layer: dict[Any, Any], keys: list[Any], prefix: 
     return FromGraph(
         layer=layer, _meta=expr._meta, divisions=expr.divisions, keys=keys, name_prefix=prefix
     )
+
+
+def frames_held(expr: Any) -> list[Any]:
+    """Return the pandas objects that an expression was made from, and nodes of its graphs."""
+    from dask.dataframe.dask_expr.io.io import FromGraph, FromPandas
+
+    frames = {id(part.frame): part.frame for part in expr.find_operations(FromPandas)}
+    graphs = expr.find_operations(FromGraph)
+    nodes = [node for part in graphs for node in part.operand("layer").values()]
+    return [*(getattr(frame, "_data", frame) for frame in frames.values()), *nodes]
