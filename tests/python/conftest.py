@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -33,7 +34,7 @@ def _dataset(seed: int) -> xr.Dataset:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one tree of data per pool: netCDF, zarr, and plain blocks."""
     root = tmp_path_factory.mktemp("data")
-    for seed, pool in enumerate(federations.POOLS):
+    for seed, pool in enumerate(federations.THREE_POOLS):
         folder = root / pool
         folder.mkdir()
         dataset = _dataset(seed)
@@ -43,7 +44,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset.isel(realization=slice(4, 8)).to_netcdf(folder / "part-1.nc")
         dataset.chunk(CHUNKS).to_zarr(folder / "x.zarr", consolidated=False)
         for block in range(BLOCKS):
-            np.save(folder / f"block-{block}.npy", np.full((50, 50), seed * 100.0 + block))
+            values = np.full((50, 50), seed * 100.0 + block)
+            np.save(folder / f"block-{block}.npy", values)
+            frame = pd.DataFrame(values).add_prefix("c")
+            frame.insert(0, "k", np.arange(50) + 50 * block)
+            frame.to_csv(folder / f"block-{block}.csv", index=False)
+            frame.to_parquet(folder / f"block-{block}.parquet", index=False)
     return root
 
 
@@ -63,6 +69,20 @@ def stock_cluster(
     """The same pools and workers under stock Dask."""
     with federations.running(tmp_path_factory.mktemp("stock"), data, with_fed=False) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def three_clusters(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[federations.Cluster, federations.Cluster]]:
+    """Three pools of two workers each, with fed's extension and with stock Dask."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("fed-three", "stock-three")]
+    pools = federations.THREE_POOLS
+    with (
+        federations.running(folders[0], data, with_fed=True, pools=pools) as fed,
+        federations.running(folders[1], data, with_fed=False, pools=pools) as stock,
+    ):
+        yield fed, stock
 
 
 @pytest.fixture

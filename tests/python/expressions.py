@@ -12,9 +12,10 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import xarray as xr
+from distributed import wait
 
 from tests.python import reads
-from tests.python.federations import POOLS
+from tests.python.federations import POOLS, THREE_POOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 BLOCKS = 6
 BLOCK = (50, 50)
-NORTH, SOUTH = POOLS
+NORTH, SOUTH, WEST = THREE_POOLS
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Run:
 
     def blocks(self, pool: str) -> list[str]:
         return [str(self.data / pool / f"block-{index}.npy") for index in range(BLOCKS)]
+
+    def files(self, pool: str, kind: str) -> list[str]:
+        return [str(self.data / pool / f"block-{index}.{kind}") for index in range(BLOCKS)]
 
     def array(self, pool: str) -> da.Array:
         """Open an array whose tasks read one file each."""
@@ -85,6 +89,12 @@ class Plain:
 
     def sum(self) -> Any:
         return self.array(NORTH).sum() + self.array(SOUTH).sum()
+
+    def sum_of_three(self) -> Any:
+        return self.sum() + self.array(WEST).sum()
+
+    def column(self) -> Any:
+        return self.sum() / BLOCK[1]
 
 
 def scenario(north: xr.Dataset, south: xr.Dataset) -> Any:
@@ -199,6 +209,173 @@ def computed_inside(run: Run) -> Any:
     return total
 
 
+def array_overlapping(run: Run) -> Any:
+    both = da.concatenate([run.array(NORTH), run.array(SOUTH)])
+    return both.map_overlap(lambda block: block, depth=1, boundary="none").sum().compute()
+
+
+def array_optimised_first(run: Run) -> Any:
+    (lazy,) = dask.optimize(run.array(NORTH).sum() + run.array(SOUTH).sum())
+    return lazy.compute()
+
+
+def array_persisted(run: Run) -> Any:
+    kept = [run.array(pool).persist() for pool in POOLS]
+    return (kept[0].sum() + kept[1].sum()).compute()
+
+
+def array_stale(run: Run) -> Any:
+    """The same arrays once without a pin, kept, and then pinned."""
+    unpinned = Run(run.client, run.data, lambda _pool: dask.annotate())
+    kept = [unpinned.array(pool).persist() for pool in POOLS]
+    wait(kept)
+    run.client.run(reads.take)
+    result = array_sum(run)
+    del kept
+    return result
+
+
+def blockwise_stacked(run: Run) -> Any:
+    return da.stack([run.blockwise(NORTH), run.blockwise(SOUTH)]).sum(axis=0).compute()
+
+
+def netcdf_many_files(run: Run) -> Any:
+    total: Any = 0.0
+    for pool in POOLS:
+        with run.pin(pool):
+            paths = [run.data / pool / f"part-{part}.nc" for part in range(2)]
+            opened = xr.open_mfdataset(paths, chunks={}, combine="nested", concat_dim="realization")
+        total = total + opened.t.mean("realization")
+    return total.load()
+
+
+def zarr_ufunc(run: Run) -> Any:
+    north, south = run.zarr(NORTH).t, run.zarr(SOUTH).t
+    return xr.apply_ufunc(np.subtract, north, south, dask="parallelized").load()
+
+
+def delayed_chain(run: Run) -> Any:
+    parts = []
+    for pool in POOLS:
+        with run.pin(pool):
+            parts.append([dask.delayed(reads.read_block)(path) for path in run.blocks(pool)])
+    pairs = [dask.delayed(np.add)(*pair) for pair in zip(*parts, strict=True)]
+    return dask.delayed(np.sum)(pairs).compute()
+
+
+def futures_chained(run: Run) -> Any:
+    made = []
+    for pool in POOLS:
+        with run.pin(pool):
+            made.append(run.client.map(reads.read_block, run.blocks(pool)))
+    return sum(run.client.gather(run.client.map(np.sum, made[0] + made[1])))
+
+
+def bag_chained(run: Run) -> Any:
+    bags = []
+    for pool in POOLS:
+        with run.pin(pool):
+            bags.append(db.from_sequence(run.blocks(pool), npartitions=3).map(reads.read_block))
+    return db.concat([part.map(np.sum) for part in bags]).sum().compute()
+
+
+def bag_zipped(run: Run) -> Any:
+    bags = []
+    for pool in POOLS:
+        with run.pin(pool):
+            bags.append(db.from_sequence(run.blocks(pool), npartitions=3).map(reads.read_block))
+    return db.map(np.add, *bags).map(np.sum).sum().compute()
+
+
+def dataframe_csv(run: Run) -> Any:
+    frames = []
+    for pool in POOLS:
+        with run.pin(pool):
+            frames.append(dd.read_csv(run.files(pool, "csv")))
+    return dd.concat(frames)["c0"].sum().compute()
+
+
+def dataframe_parquet(run: Run) -> Any:
+    frames = []
+    for pool in POOLS:
+        with run.pin(pool):
+            frames.append(dd.read_parquet(run.files(pool, "parquet"), filesystem="fsspec"))
+    return dd.concat(frames)["c0"].sum().compute()
+
+
+def dataframe_from_delayed(run: Run) -> Any:
+    frames = []
+    for pool in POOLS:
+        with run.pin(pool):
+            parts = [dask.delayed(frame_of_block)(path) for path in run.blocks(pool)]
+            frames.append(dd.from_delayed(parts))
+    return (frames[0]["c0"].sum() + frames[1]["c0"].sum()).compute()
+
+
+def dataframe_persisted(run: Run) -> Any:
+    frames = []
+    for pool in POOLS:
+        with run.pin(pool):
+            frames.append(dd.from_map(frame_of_block, run.blocks(pool)).persist())
+    return dd.concat(frames)["c0"].sum().compute()
+
+
+def dataframe_merged(run: Run) -> Any:
+    frames = []
+    for pool in POOLS:
+        with run.pin(pool):
+            frames.append(dd.read_csv(run.files(pool, "csv")))
+    merged = frames[0].merge(frames[1], on="k")
+    return (merged["c0_x"] + merged["c0_y"]).sum().compute()
+
+
+def dataframe_grouped(run: Run) -> Any:
+    frames = []
+    for pool in POOLS:
+        with run.pin(pool):
+            frames.append(dd.from_map(frame_of_block, run.blocks(pool)))
+    return dd.concat(frames).groupby("c1")["c0"].sum().compute().sum()
+
+
+def three_arrays(run: Run) -> Any:
+    return da.stack([run.array(pool).sum() for pool in THREE_POOLS]).sum().compute()
+
+
+def three_blockwise_added(run: Run) -> Any:
+    north, south, west = (run.blockwise(pool) for pool in THREE_POOLS)
+    return (north + south + west).sum().compute()
+
+
+def three_zarrs(run: Run) -> Any:
+    parts = [run.zarr(pool).t for pool in THREE_POOLS]
+    both = xr.concat(parts, "realization", coords="minimal", compat="override", join="override")
+    return both.mean("realization").load()
+
+
+def three_delayed(run: Run) -> Any:
+    parts = []
+    for pool in THREE_POOLS:
+        with run.pin(pool):
+            parts += [dask.delayed(reads.read_block)(path) for path in run.blocks(pool)]
+    return dask.delayed(sum)([dask.delayed(np.sum)(part) for part in parts]).compute()
+
+
+def three_bags(run: Run) -> Any:
+    bags = []
+    for pool in THREE_POOLS:
+        with run.pin(pool):
+            bags.append(db.from_sequence(run.blocks(pool), npartitions=3).map(reads.read_block))
+    return db.concat([part.map(np.sum) for part in bags]).sum().compute()
+
+
+def three_dataframes(run: Run) -> Any:
+    frames = []
+    for pool in THREE_POOLS:
+        with run.pin(pool):
+            frames.append(dd.from_map(frame_of_block, run.blocks(pool)))
+    return dd.concat(frames)["c0"].sum().compute() * BLOCK[1]
+
+
 @dataclass(frozen=True)
 class Row:
     """One computation of the table."""
@@ -219,6 +396,16 @@ def _scenario(plain: Plain) -> Any:
 
 def _difference(plain: Plain) -> Any:
     return (plain.dataset(NORTH) - plain.dataset(SOUTH)).t
+
+
+def _means(plain: Plain) -> Any:
+    means = [plain.dataset(pool).t.mean("realization") for pool in THREE_POOLS]
+    return sum(means[1:], means[0]) / len(means)
+
+
+def _two_means(plain: Plain) -> Any:
+    north, south = (plain.dataset(pool).t.mean("realization") for pool in POOLS)
+    return north + south
 
 
 def _grouped(plain: Plain) -> Any:
@@ -242,4 +429,31 @@ TABLE: dict[str, Row] = {
     "bag": Row(bag, Plain.sum, stock_fails=True),
     "dataframe": Row(dataframe, Plain.sum, stock_fails=True),
     "computed inside": Row(computed_inside, Plain.sum, stock_fails=False),
+    "array overlapping": Row(array_overlapping, Plain.sum, stock_fails=True),
+    "array optimised first": Row(array_optimised_first, Plain.sum, stock_fails=True),
+    "array persisted": Row(array_persisted, Plain.sum, stock_fails=True),
+    "array stale": Row(array_stale, Plain.sum, stock_fails=False),
+    "blockwise stacked": Row(blockwise_stacked, _added, stock_fails=True),
+    "netcdf many files": Row(netcdf_many_files, _two_means, stock_fails=True),
+    "zarr ufunc": Row(zarr_ufunc, _difference, stock_fails=True),
+    "delayed chain": Row(delayed_chain, Plain.sum, stock_fails=False),
+    "futures chained": Row(futures_chained, Plain.sum, stock_fails=False),
+    "bag chained": Row(bag_chained, Plain.sum, stock_fails=True),
+    "bag zipped": Row(bag_zipped, Plain.sum, stock_fails=True),
+    "dataframe csv": Row(dataframe_csv, Plain.column, stock_fails=True),
+    "dataframe parquet": Row(dataframe_parquet, Plain.column, stock_fails=True),
+    "dataframe from_delayed": Row(dataframe_from_delayed, Plain.column, stock_fails=True),
+    "dataframe persisted": Row(dataframe_persisted, Plain.column, stock_fails=False),
+    "dataframe merged": Row(dataframe_merged, Plain.column, stock_fails=True),
+    "dataframe grouped": Row(dataframe_grouped, Plain.column, stock_fails=True),
 }
+
+THREE: dict[str, Row] = {
+    "arrays": Row(three_arrays, Plain.sum_of_three, stock_fails=True),
+    "blockwise added": Row(three_blockwise_added, Plain.sum_of_three, stock_fails=True),
+    "zarrs": Row(three_zarrs, _means, stock_fails=True),
+    "delayed": Row(three_delayed, Plain.sum_of_three, stock_fails=False),
+    "bags": Row(three_bags, Plain.sum_of_three, stock_fails=True),
+    "dataframes": Row(three_dataframes, Plain.sum_of_three, stock_fails=True),
+}
+"""The same over three pools."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "crates" / "fed-python" / "python"
 POOLS = ("north", "south")
+THREE_POOLS = (*POOLS, "west")
 WORKERS_PER_POOL = 2
 PATIENCE = 60.0
 """Seconds that a process may take to start or to end, on a busy machine."""
@@ -33,6 +34,8 @@ class Cluster:
     folder: Path
     data: Path
     with_fed: bool
+    pools: tuple[str, ...] = ()
+    """By default those of the module, at the time of the start."""
     address: str = ""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -52,20 +55,21 @@ class Cluster:
 
     def start(self) -> None:
         """Start the scheduler and all workers, and wait until they are registered."""
+        self.pools = self.pools or POOLS
         file = self.folder / "scheduler.json"
         preload = ["--preload", "fed.scheduler"] if self.with_fed else []
         self.spawn(
             "scheduler",
             ["scheduler", "--host", "127.0.0.1", "--port", "0",
              "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file), *preload],
-            FED_POOLS=json.dumps([{"name": pool, "site": f"site-{pool}"} for pool in POOLS]),
+            FED_POOLS=json.dumps([{"name": pool, "site": f"site-{pool}"} for pool in self.pools]),
         )  # fmt: skip
         self.address = self._address(file)
-        for number, pool in enumerate(POOLS, start=1):
+        for number, pool in enumerate(self.pools, start=1):
             for index in range(WORKERS_PER_POOL):
                 self.start_worker(pool, f"{pool}-{number}-{index}")
         with self.client() as client:
-            client.wait_for_workers(len(POOLS) * WORKERS_PER_POOL, timeout=PATIENCE)
+            client.wait_for_workers(len(self.pools) * WORKERS_PER_POOL, timeout=PATIENCE)
 
     def _address(self, file: Path) -> str:
         deadline = time.monotonic() + PATIENCE
@@ -125,9 +129,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(folder: Path, data: Path, *, with_fed: bool) -> Iterator[Cluster]:
+def running(
+    folder: Path, data: Path, *, with_fed: bool, pools: tuple[str, ...] = ()
+) -> Iterator[Cluster]:
     """Run a cluster for the duration of a block."""
-    cluster = Cluster(folder, data, with_fed)
+    cluster = Cluster(folder, data, with_fed, pools)
     try:
         cluster.start()
         yield cluster

@@ -69,6 +69,21 @@ def eager_handle() -> xr.Dataset:
         return xr.open_dataset(path)
 
 
+def chunked_numpy() -> da.Array:
+    """Data that was in memory before it was cut into chunks."""
+    return da.from_array(np.ones(1_000_000), chunks=250_000)
+
+
+def chunked_dataset() -> xr.Dataset:
+    """A dataset that was loaded first."""
+    return xr.Dataset({"t": ("x", np.ones(1_000_000))}).chunk({"x": 250_000})
+
+
+def frame_of_pandas() -> Any:
+    """A table that was in memory before it was partitioned."""
+    return dd.from_pandas(pd.DataFrame({"x": np.ones(1_000_000)}), npartitions=4)
+
+
 def mixed_dataset() -> xr.Dataset:
     return xr.Dataset({"t": data_array(), "big": ("y", np.ones(1_000_000))})
 

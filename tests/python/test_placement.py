@@ -17,7 +17,7 @@ from distributed import wait
 import fed
 from fed.counters import install_counters, read_counters
 from tests.python import reads_of_workers
-from tests.python.expressions import NORTH, SOUTH, TABLE, Plain, Run
+from tests.python.expressions import NORTH, SOUTH, TABLE, THREE, Plain, Row, Run
 from tests.python.workloads import provoke_steals
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from tests.python.federations import Cluster
+
 
 def annotated(pool: str) -> AbstractContextManager[None]:
     """Pin as one did in 2022."""
@@ -33,14 +35,19 @@ def annotated(pool: str) -> AbstractContextManager[None]:
     return block
 
 
-LOST_BEFORE_SUBMISSION = {"array to_delayed", "bag", "dataframe"}
+LOST_BEFORE_SUBMISSION = {
+    "array stale",  # keys do not know of annotations: refused, as they ran elsewhere
+    "array optimised first",
+    "array to_delayed",
+    *(name for name in TABLE if name.startswith(("bag", "dataframe"))),
+}
 """Rows in which the client itself drops annotations, so that only a marker is left."""
 
 
-def check_row(name: str, run: Run) -> None:
+def check_row(row: Row, run: Run) -> None:
     before = fed.stats()
-    result = TABLE[name].compute(run)
-    np.testing.assert_allclose(result, TABLE[name].expected(Plain(run.data)), rtol=1e-5, atol=1e-5)
+    result = row.compute(run)
+    np.testing.assert_allclose(result, row.expected(Plain(run.data)), rtol=1e-5, atol=1e-5)
     counts = reads_of_workers.take(run.client)
     assert counts["reads"] > 0
     assert counts["foreign"] == 0
@@ -51,12 +58,12 @@ def check_row(name: str, run: Run) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_fed_reads_each_source_in_its_own_pool(name: str, client: Client, data: Path) -> None:
-    check_row(name, Run(client, data, fed.pool))
+    check_row(TABLE[name], Run(client, data, fed.pool))
 
 
 @pytest.mark.parametrize("name", sorted(TABLE.keys() - LOST_BEFORE_SUBMISSION))
 def test_fed_obeys_plain_annotations(name: str, client: Client, data: Path) -> None:
-    check_row(name, Run(client, data, annotated))
+    check_row(TABLE[name], Run(client, data, annotated))
 
 
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.stock_fails])
@@ -64,6 +71,20 @@ def test_fed_obeys_plain_annotations(name: str, client: Client, data: Path) -> N
 def test_stock_dask_reads_in_the_wrong_pool(name: str, stock_client: Client, data: Path) -> None:
     TABLE[name].compute(Run(stock_client, data, annotated))
     assert reads_of_workers.take(stock_client)["foreign"] > 0
+
+
+@pytest.mark.parametrize("name", THREE)
+@pytest.mark.filterwarnings("ignore:Dask annotations:UserWarning")
+def test_three_pools(name: str, three_clusters: tuple[Cluster, Cluster], data: Path) -> None:
+    with_fed, stock = three_clusters
+    with with_fed.client() as client:
+        reads_of_workers.take(client)
+        check_row(THREE[name], Run(client, data, fed.pool))
+    if THREE[name].stock_fails:
+        with stock.client() as client:
+            reads_of_workers.take(client)
+            THREE[name].compute(Run(client, data, annotated))
+            assert reads_of_workers.take(client)["foreign"] > 0
 
 
 def test_a_blockwise_sum_of_two_pools_is_not_fused(client: Client, data: Path) -> None:
@@ -79,7 +100,8 @@ def test_reads_of_one_file_are_spread_over_their_pool(client: Client, data: Path
     wait(chunks)
     workers = Counter(address for place in client.who_has(chunks).values() for address in place)
     number = chunks.data.npartitions
-    assert sorted(workers.values()) == [number / 2, number / 2]
+    assert len(workers) == 2
+    assert min(workers.values()) >= number / 4
 
 
 def test_fed_steals_within_pools_only(client: Client) -> None:

@@ -25,17 +25,17 @@ def pool_after(event: str, *_inputs: object) -> str:
     return pool_here()
 
 
-def linger(value: int) -> int:
+def linger(value: bytes) -> int:
     """Take long in one pool and no time in the other, so that the other runs out of work."""
     time.sleep(0.1 if pool_here() == SLOW else 0.001)
-    return value
+    return len(value)
 
 
 def provoke_steals(client: Client) -> None:
     """Submit tasks that all want to run where their data is, in the slow pool."""
-    sources = client.map(int, range(60), resources={f"pool-{SLOW}": 0}, pure=False)
+    sources = client.map(bytes, [100_000] * 60, resources={f"pool-{SLOW}": 0}, pure=False)
     wait(sources)
-    assert client.gather(client.map(linger, sources, pure=False)) == list(range(60))
+    assert client.gather(client.map(linger, sources, pure=False)) == [100_000] * 60
 
 
 def pool_of_nothing(_value: object) -> str:

@@ -1,5 +1,6 @@
 //! The Python environment of the tests and the demo: `target/venv`, made from `requirements.lock`.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +22,18 @@ const PROBE: &str = "import sys, venv, ensurepip\n\
 const LOCK: &str = "requirements.lock";
 /// The package `fed`.
 const PACKAGE: &str = "crates/fed-python";
+/// What its compiled part is made of: files, and folders with all that lies below.
+const COMPILED_FROM: [&str; 7] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    ".cargo/config.toml",
+    "crates/fed-python/Cargo.toml",
+    "crates/fed-python/src",
+    "crates/fed-place/Cargo.toml",
+    "crates/fed-place/src",
+];
+/// Where its build leaves the compiled part.
+const COMPILED: &str = "python/fed/_fed.abi3.so";
 /// Its build back end is pinned with the rest, so none is fetched for the build.
 const PACKAGE_OPTIONS: [&str; 3] = ["--no-deps", "--no-build-isolation", "--editable"];
 /// Time for making an environment, downloads included.
@@ -37,6 +50,14 @@ impl Venv {
         self.folder.join("bin/python")
     }
 
+    /// A search path that begins with the environment's programs: a build back end is one.
+    fn path(&self) -> Result<OsString> {
+        let rest = std::env::var_os("PATH").unwrap_or_default();
+        let programs = std::iter::once(self.folder.join("bin"));
+        std::env::join_paths(programs.chain(std::env::split_paths(&rest)))
+            .with_context(|| format!("{} cannot stand in PATH", self.folder.display()))
+    }
+
     /// A command that runs the module `name` with the environment's interpreter.
     pub(crate) fn module(&self, name: &str) -> Command {
         let mut command = Command::new(self.python());
@@ -45,8 +66,9 @@ impl Venv {
     }
 }
 
-/// Gives the environment under `root/target/venv`; makes it when it is missing or its lock file,
-/// interpreter or package metadata changed. Two callers at a time wait for one another.
+/// Gives the environment under `root/target/venv`; makes it when it is missing or its lock file or
+/// interpreter changed, and installs the package again when its metadata or compiled part changed.
+/// Two callers at a time wait for one another.
 ///
 /// # Errors
 /// When there is no Python 3.11 or later with venv, or a requirement cannot be installed.
@@ -60,7 +82,8 @@ pub(crate) fn ensure(root: &Path) -> Result<Venv> {
     let requirements_stamp = venv.folder.join("requirements.stamp");
     let package_stamp = venv.folder.join("package.stamp");
     let is_made = is_written(&requirements_stamp, &requirements) && venv.python().exists();
-    if is_made && is_written(&package_stamp, &package) {
+    let is_compiled = root.join(PACKAGE).join(COMPILED).exists();
+    if is_made && is_compiled && is_written(&package_stamp, &package) {
         return Ok(venv);
     }
     let mut log = Log::create(&root.join("target/venv.log"), LIMIT)?;
@@ -70,7 +93,9 @@ pub(crate) fn ensure(root: &Path) -> Result<Venv> {
             make(root, &python, &venv, &mut log)?;
             write(&requirements_stamp, &requirements)?;
         }
-        log.run(pip(&venv).args(PACKAGE_OPTIONS).arg(root.join(PACKAGE)))?;
+        let mut build = pip(&venv);
+        build.args(PACKAGE_OPTIONS).arg(root.join(PACKAGE));
+        log.run(build.env("PATH", venv.path()?))?;
         write(&package_stamp, &package)
     };
     install().with_context(|| {
@@ -151,7 +176,26 @@ fn stamps(root: &Path, python: &Interpreter) -> Result<(String, String)> {
         root.display(),
         read(LOCK)?
     );
-    Ok((requirements, read(&format!("{PACKAGE}/pyproject.toml"))?))
+    let mut package = read(&format!("{PACKAGE}/pyproject.toml"))?;
+    for part in COMPILED_FROM {
+        append(&root.join(part), &mut package).with_context(|| {
+            format!("cannot read {part}, which the package's compiled part is made of")
+        })?;
+    }
+    Ok((requirements, package))
+}
+
+/// Appends the names and texts of a file, or of all below a folder, in order.
+fn append(path: &Path, text: &mut String) -> std::io::Result<()> {
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path()));
+        let mut entries = entries.collect::<std::io::Result<Vec<_>>>()?;
+        entries.sort();
+        return entries.iter().try_for_each(|entry| append(entry, text));
+    }
+    text.push_str(&format!("\n# {}\n", path.display()));
+    text.push_str(&std::fs::read_to_string(path)?);
+    Ok(())
 }
 
 /// Holds the environment's lock until dropped.
@@ -178,6 +222,11 @@ mod tests {
             "[project]\n",
         )
         .unwrap();
+        for part in COMPILED_FROM {
+            let path = root.path().join(part);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
         root
     }
 
@@ -200,6 +249,9 @@ mod tests {
         let edited = stamps(root.path(), &python("3.11.1")).unwrap();
         assert_eq!(edited.0, requirements);
         assert_ne!(edited.1, package);
+        std::fs::write(root.path().join("crates/fed-place/Cargo.toml"), "#\n").unwrap();
+        let rebuilt = stamps(root.path(), &python("3.11.1")).unwrap();
+        assert_ne!(rebuilt.1, edited.1);
         std::fs::write(root.path().join(LOCK), "dask==2\n").unwrap();
         assert_ne!(
             stamps(root.path(), &python("3.11.1")).unwrap().0,

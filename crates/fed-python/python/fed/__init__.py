@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fed.catalogs import Catalog, catalog
-    from fed.client import FedClient, connect, stats
+    from fed.client import FedClient, connect, stats, traffic
     from fed.context import current_pool, pool, propagate_pools
     from fed.errors import (
         AmbiguousPathError,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnknownPoolError,
         WrongPoolError,
     )
+    from fed.explanation import Explanation, explain
     from fed.graphs import pin_collection
     from fed.loading import load, open_dataset, open_mfdataset, open_zarr
 
@@ -41,7 +42,10 @@ _HOMES = {
     "catalog": "fed.catalogs",
     "FedClient": "fed.client",
     "connect": "fed.client",
+    "Explanation": "fed.explanation",
+    "explain": "fed.explanation",
     "stats": "fed.client",
+    "traffic": "fed.client",
     "current_pool": "fed.context",
     "pool": "fed.context",
     "propagate_pools": "fed.context",
@@ -64,6 +68,7 @@ _HOMES = {
 __all__ = [
     "AmbiguousPathError",
     "Catalog",
+    "Explanation",
     "FedClient",
     "FedError",
     "NotLazyError",
@@ -76,6 +81,7 @@ __all__ = [
     "catalog",
     "connect",
     "current_pool",
+    "explain",
     "load",
     "open_dataset",
     "open_mfdataset",
@@ -84,6 +90,7 @@ __all__ = [
     "pool",
     "propagate_pools",
     "stats",
+    "traffic",
 ]
 
 

@@ -158,3 +158,20 @@ def stats(client: Client | None = None) -> Any:
     """
     client = client or current_client()
     return client.sync(client.scheduler.fed_stats)
+
+
+def traffic(client: Client | None = None) -> Any:
+    """Return the bytes that have crossed between pools, beside what was expected to.
+
+    Parameters
+    ----------
+    client
+        The client; by default the current one.
+
+    Returns
+    -------
+    dict
+        See `fed.ledger.Ledger.traffic`. An awaitable of it, for an asynchronous client.
+    """
+    client = client or current_client()
+    return client.sync(client.scheduler.fed_traffic)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from distributed.scheduler import Scheduler
 
+    from fed.learning import Learner
+
 logger = logging.getLogger("fed.scheduler")
 
 _CONFIRMED = "confirm"
@@ -32,12 +34,20 @@ class PoolCounters(SchedulerPlugin):
         The scheduler to watch.
     sites
         Site by pool. A pool that is not in it is taken for a site of the same name.
+    learner
+        Is told of workers and of finished tasks.
     """
 
     name = "fed-counters"
 
-    def __init__(self, scheduler: Scheduler, sites: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        sites: Mapping[str, str] | None = None,
+        learner: Learner | None = None,
+    ) -> None:
         self.scheduler = scheduler
+        self.learner = learner
         self.sites = dict(sites or {})
         self.pool_by_worker: dict[str, str] = {}
         self.tasks: Counter[str] = Counter()
@@ -105,6 +115,8 @@ class PoolCounters(SchedulerPlugin):
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Remember the pool of a worker that joins."""
+        if self.learner is not None:
+            self.learner.joined()
         pools = pools_in(scheduler.workers[worker].resources)
         if pools:
             self.pool_by_worker[worker] = min(pools)
@@ -118,6 +130,8 @@ class PoolCounters(SchedulerPlugin):
         others = {self.pool_by_worker.get(other) for other in scheduler.workers if other != worker}
         if pool is None or pool in others:
             return
+        if self.learner is not None:
+            self.learner.lost(pool)
         resource = resource_of(pool)
         waiting = sum(
             1
@@ -153,6 +167,8 @@ class PoolCounters(SchedulerPlugin):
             return
         task = self.scheduler.tasks[key]
         if finish == "memory":
+            if self.learner is not None:
+                self.learner.finished(task, pool, kwargs.get("startstops", ()))
             self.tasks[pool] += 1
             pins = pools_in(task.resource_restrictions)
             self.foreign_reads += bool(pins) and pool not in pins

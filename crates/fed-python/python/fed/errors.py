@@ -81,3 +81,9 @@ class NotRunningError(FedError):
     """There is no running federation to connect to. Attribute: ``name``."""
 
     name: str | None
+
+
+class NativeError(FedError):
+    """The compiled part of fed is missing or of another release. Attribute: ``python``."""
+
+    python: str

@@ -8,6 +8,7 @@ import dask
 
 from fed.errors import NotLazyError
 from fed.graphs import is_tree
+from fed.held import bytes_held
 
 VARIABLE_LIMIT = 1 << 20
 """Bytes of one in-memory variable, or auxiliary coordinate, that may travel with the metadata."""
@@ -51,6 +52,20 @@ def check_lazy(obj: Any, opener: str) -> None:
         _check_variables(obj, variables, opener)
     elif not dask.is_dask_collection(obj):
         raise _not_lazy(obj, opener, f"a {_kind(obj)}")
+    if dask.is_dask_collection(obj):
+        _check_held(obj, opener)
+
+
+def _check_held(obj: Any, opener: str) -> None:
+    """Refuse data that was read first and cut into chunks then: it would leave with the graph."""
+    held = bytes_held(obj)
+    if held > VARIABLE_LIMIT:
+        raise _not_lazy(
+            obj,
+            opener,
+            f"a {_kind(obj)} whose chunks were made of {held:,} bytes in memory (at most"
+            f" {VARIABLE_LIMIT:,} bytes may be)",
+        )
 
 
 def read_small(obj: Any) -> None:

@@ -37,6 +37,8 @@ class Pinned:
         The function of a task.
     pool
         The pool whose workers may call it.
+    nbytes
+        Size of what it returns, where whoever pinned it knows.
 
     Raises
     ------
@@ -44,11 +46,12 @@ class Pinned:
         When called anywhere else, before ``func`` is called.
     """
 
-    __slots__ = ("__tornado_coroutine__", "__wrapped__", "pool")
+    __slots__ = ("__tornado_coroutine__", "__wrapped__", "nbytes", "pool")
 
-    def __init__(self, func: Callable[..., Any], pool: str) -> None:
+    def __init__(self, func: Callable[..., Any], pool: str, nbytes: int | None = None) -> None:
         self.__wrapped__ = func
         self.pool = pool
+        self.nbytes = nbytes
         # Tells a worker to await the result of a wrapped coroutine function.
         self.__tornado_coroutine__ = dask_private.is_coroutine_function(func)
 
@@ -64,7 +67,7 @@ class Pinned:
         return self.__wrapped__(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Pinned, (self.__wrapped__, self.pool)
+        return Pinned, (self.__wrapped__, self.pool, self.nbytes)
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -18,14 +18,29 @@ from dask.utils import key_split
 from fed import _dask_private as dask_private
 from fed.counters import PoolCounters
 from fed.errors import StalePinError
+from fed.explaining import Explainer
+from fed.learning import Learner
+from fed.ledger import OPERATION, Ledger
+from fed.links import LINKS_VARIABLE, Links
 from fed.names import pools_in, resource_of
+from fed.placement import Placer, free, is_placed
+from fed.queueing import Pace, queue_by_pool
+from fed.replacing import Expectations
+from fed.residency import Residency
+from fed.shuffles import confine_shuffles
 from fed.spreading import spread_loads
 from fed.stealing import confine_stealing
 from fed.submission import Submission, conflict
+from fed.topology import Topology
+from fed.transfers import reckon_with_links
 from fed.versions import SUPPORTED_DASK, is_supported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distributed.scheduler import Scheduler, TaskState
+
+    from fed.planning import Plan
 
 logger = logging.getLogger("fed.scheduler")
 
@@ -53,13 +68,31 @@ async def dask_setup(scheduler: Scheduler) -> None:
         _check_dask()
         sites = _sites(os.environ.get(POOLS_VARIABLE, "[]"))
         dask.config.set(GRAPH_CONFIG)
-        await confine_stealing(scheduler)
-        counters = PoolCounters(scheduler, sites)
+        topology = Topology(scheduler, sites)
+        links = Links.from_json(os.environ.get(LINKS_VARIABLE, "[]"))
+        placer = Placer(scheduler, topology, links)
+        await confine_stealing(scheduler, topology)
+        pace = Pace(topology, links)
+        queues = queue_by_pool(scheduler, topology, pace)
+        expectations = Expectations(placer)
+        learner = Learner(placer, pace, queues, expectations)
+        counters = PoolCounters(scheduler, sites, learner)
         scheduler.add_plugin(counters)
         scheduler.handlers["fed_stats"] = counters.stats
-        _read_pins(scheduler, tuple(sites))
-        _confine_shuffles(scheduler)
-        spread_loads(scheduler)
+        ledger = Ledger(scheduler, placer)
+        scheduler.handlers[OPERATION] = ledger.traffic
+        scheduler.handlers["fed_explain"] = Explainer(placer, sites).explain
+
+        def placed(plan: Plan) -> None:
+            ledger.note(plan)
+            expectations.expect(plan)
+
+        _settle_submissions(scheduler, tuple(sites), placer, placed)
+        confine_shuffles(scheduler, topology)
+        spread_loads(scheduler, topology)
+        reckon_with_links(scheduler, topology, links)
+        Residency(scheduler, topology)
+        scheduler.handlers["fed_links"] = links.handle
     except Exception as error:
         logger.exception("fed's extension of the scheduler did not start")
         raise SystemExit(f"fed.scheduler: {error}") from error
@@ -89,37 +122,36 @@ def _sites(text: str) -> dict[str, str]:
     return sites
 
 
-def _read_pins(scheduler: Scheduler, known: tuple[str, ...]) -> None:
-    """Make the scheduler settle the pins of each graph before it makes tasks of it."""
+def _settle_submissions(
+    scheduler: Scheduler,
+    known: tuple[str, ...],
+    placer: Placer,
+    placed: Callable[[Plan], None],
+) -> None:
+    """Make the scheduler settle the pins of each graph, and place the rest, before it makes tasks.
 
-    def settle(
-        graph: dict[Any, Any], by_type: dict[str, dict[Any, Any]], common: dict[str, Any]
-    ) -> list[Any]:
-        submission = Submission(graph, by_type, common)
-        submission.settle(known)
-        return _pin_existing(scheduler, submission)
-
-    dask_private.hook_submissions(scheduler, settle)
-
-
-def _confine_shuffles(scheduler: Scheduler) -> None:
-    """Keep the output of a pinned P2P shuffle in its pool.
-
-    The output tasks are restricted to the pool too: on a worker elsewhere they would wait for
-    ever.
+    Parameters
+    ----------
+    scheduler
+        A running scheduler.
+    known
+        The pools of the federation; empty when they are not known.
+    placer
+        Places what is not pinned.
+    placed
+        Is told what was placed.
     """
 
-    def workers_of(barrier: TaskState) -> set[str] | None:
-        pools = pools_in(barrier.resource_restrictions)
-        if not pools:
-            return None
-        return {
-            address
-            for address, worker in scheduler.workers.items()
-            if pools <= pools_in(worker.resources)
-        }
+    def settle(arrival: dask_private.Arrival) -> list[Any]:
+        submission = Submission(arrival.graph, arrival.by_type, arrival.common)
+        submission.settle(known)
+        queued = _pin_existing(scheduler, submission)
+        plan = placer.arrive(arrival, submission.pins)
+        if plan is not None:
+            placed(plan)
+        return queued
 
-    dask_private.hook_shuffles(scheduler, workers_of)
+    dask_private.hook_submissions(scheduler, settle)
 
 
 def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
@@ -137,6 +169,9 @@ def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
     PoolConflictError
         If it was pinned to another pool.
     """
+    for key in submission.pins:
+        if (placed := scheduler.tasks.get(key)) and is_placed(placed):
+            free(placed)
     earlier = [
         (task, pool)
         for key, pool in submission.pins.items()

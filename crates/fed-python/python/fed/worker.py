@@ -11,6 +11,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fed.ledger import count_outgoing
 from fed.names import resource_of
 from fed.pins import POOL_VARIABLE
 
@@ -37,7 +38,11 @@ _import_all()
 
 
 def dask_setup(worker: Worker) -> None:
-    """Make a worker offer the resource of its pool; called by Dask before it registers."""
+    """Make a worker offer the resource of its pool, and count what it sends.
+
+    Called by Dask before it registers.
+    """
+    count_outgoing(worker)
     pool = os.environ.get(POOL_VARIABLE)
     if not pool:
         return

@@ -1,0 +1,110 @@
+//! Three pools or more: a multiway cut, which is NP-hard in general.
+//!
+//! The start is the isolating cuts of Dahlhaus et al., "The complexity of multiterminal cuts"
+//! (1994): for each pool the least cut that parts it from all others. Where they fit together they
+//! are the minimum, and their sum is a lower bound always. What they leave open is improved by the
+//! expansion moves of Boykov, Veksler and Zabih, "Fast approximate energy minimization via graph
+//! cuts" (2001): the best of all ways to move any set of variables into one pool, pool after pool,
+//! until none is left that costs less.
+
+use crate::energy::Model;
+use crate::exhaustion::exhaust;
+use crate::expansion;
+use crate::isolation;
+use crate::swap;
+
+/// A pool per variable.
+pub(crate) struct Assignment {
+    pub(crate) pools: Vec<u8>,
+    pub(crate) cost: i64,
+    /// No assignment costs less, in whole numbers.
+    pub(crate) lower_bound: i64,
+}
+
+/// Variables up to which more starts are tried than the isolating cuts and the plain rule.
+const SMALL: usize = 10_000;
+
+/// Assigns pools to variables. `guess` is another place to start from, and what is returned costs
+/// no more than it.
+pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: u64) -> Assignment {
+    let (isolated, lower_bound) = isolation::assign(model, guess, budget);
+    let mut best = isolated.clone();
+    let mut least = model.energy(&best);
+    let is_small = model.nets.len() <= SMALL;
+    let gathered = if is_small { model.nets.pools } else { 0 };
+    let starts = [isolated, guess.to_vec()].into_iter();
+    for start in starts.chain((0..gathered).map(|pool| gather(model, guess, pool))) {
+        if least <= lower_bound {
+            break;
+        }
+        let pools = descend(model, start, budget);
+        let cost = model.energy(&pools);
+        if cost < least {
+            (best, least) = (pools, cost);
+        }
+    }
+    if least > lower_bound {
+        exhaust(model, &mut best);
+        least = model.energy(&best);
+    }
+    Assignment {
+        pools: best,
+        cost: least,
+        lower_bound,
+    }
+}
+
+/// Puts every variable that may be there into one pool.
+fn gather(model: Model<'_>, guess: &[u8], pool: usize) -> Vec<u8> {
+    let mut pools = guess.to_vec();
+    for (chosen, possible) in pools.iter_mut().zip(&model.nets.possible) {
+        if possible >> pool & 1 == 1 {
+            *chosen = u8::try_from(pool).expect("there are at most 64 pools");
+        }
+    }
+    pools
+}
+
+/// Expands pool after pool, and where the links are unlike swaps pair after pair, until nothing of
+/// that costs less.
+fn descend(model: Model<'_>, mut pools: Vec<u8>, budget: u64) -> Vec<u8> {
+    let moves = moves(model);
+    let mut cost = model.energy(&pools);
+    let mut failures = 0;
+    for at in (0..moves.len()).cycle() {
+        if failures == moves.len() {
+            break;
+        }
+        let moved = match moves[at] {
+            Move::Expand(pool) => expansion::expand(model, &pools, pool, budget),
+            Move::Swap(pair) => swap::swap(model, &pools, pair, budget),
+        };
+        failures += 1;
+        if let Some(moved) = moved {
+            let less = model.energy(&moved);
+            if less < cost {
+                (cost, pools) = (less, moved);
+                failures = 0;
+            }
+        }
+    }
+    pools
+}
+
+#[derive(Clone, Copy)]
+enum Move {
+    Expand(usize),
+    Swap([usize; 2]),
+}
+
+fn moves(model: Model<'_>) -> Vec<Move> {
+    let pools = 0..model.nets.pools;
+    let mut moves: Vec<Move> = pools.clone().map(Move::Expand).collect();
+    if !model.links.is_uniform() {
+        let pairs = pools
+            .clone()
+            .flat_map(|left| (0..left).map(move |right| [right, left]));
+        moves.extend(pairs.map(Move::Swap));
+    }
+    moves
+}

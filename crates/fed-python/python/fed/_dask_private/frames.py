@@ -1,0 +1,84 @@
+"""Expressions of dask.dataframe."""
+
+from __future__ import annotations
+
+import sys
+from contextvars import Context
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from dask.base import get_annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def hook_frames(
+    annotation: str, current_pool: Callable[[], str | None], pin: Callable[[Any, str], Any]
+) -> None:
+    """Pin every dask.dataframe source that is made inside a pool.
+
+    Expressions keep no annotations. Does nothing until dask.dataframe has been imported.
+
+    Parameters
+    ----------
+    annotation
+        The annotation that holds the pool.
+    current_pool
+        Returns the pool of the calling context.
+    pin
+        Returns an expression, pinned.
+    """
+    module = sys.modules.get("dask.dataframe.dask_expr._collection")
+    if module is None or not hasattr(module, "FrameBase"):
+        return
+    frame = module.FrameBase
+    if getattr(frame.__init__, "fed", False):
+        return
+    plain = frame.__init__
+
+    @wraps(plain)
+    def init(self: Any, expr: Any) -> None:
+        pool = current_pool()
+        if pool is not None and not expr.dependencies() and not is_graph_expression(expr):
+            expr = pin(expr, pool)
+        if pool is not None and get_annotations().keys() <= {annotation, "resources"}:
+            # In an empty context it sees no annotations, and does not warn that it ignores them.
+            Context().run(plain, self, expr)
+        else:
+            plain(self, expr)
+
+    init.fed = True  # type: ignore[attr-defined]
+    frame.__init__ = init
+
+
+def is_frame(collection: object) -> bool:
+    """Tell whether a collection is a dask.dataframe one."""
+    module = sys.modules.get("dask.dataframe.dask_expr._collection")
+    return module is not None and isinstance(collection, module.FrameBase)
+
+
+def is_graph_expression(expr: object) -> bool:
+    """Tell whether a dask.dataframe expression was made from a materialised graph."""
+    from dask.dataframe.dask_expr.io.io import FromGraph
+
+    return isinstance(expr, FromGraph)
+
+
+def graph_expression(expr: Any, layer: dict[Any, Any], keys: list[Any], prefix: str) -> Any:
+    """Return an expression like ``expr`` that is made from a materialised graph."""
+    from dask.dataframe.dask_expr.io.io import FromGraph
+
+    return FromGraph(
+        layer=layer, _meta=expr._meta, divisions=expr.divisions, keys=keys, name_prefix=prefix
+    )
+
+
+def frames_held(expr: Any) -> list[Any]:
+    """Return the pandas objects that an expression was made from, and nodes of its graphs."""
+    from dask.dataframe.dask_expr.io.io import FromGraph, FromPandas
+
+    frames = {id(part.frame): part.frame for part in expr.find_operations(FromPandas)}
+    graphs = expr.find_operations(FromGraph)
+    nodes = [node for part in graphs for node in part.operand("layer").values()]
+    return [*(getattr(frame, "_data", frame) for frame in frames.values()), *nodes]

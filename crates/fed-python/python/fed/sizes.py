@@ -1,0 +1,209 @@
+"""Estimates how many bytes a task's output has, before it has run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from operator import getitem
+from typing import TYPE_CHECKING, Any
+
+from dask.utils import key_split
+
+from fed import _dask_private as dask_private
+from fed.pins import Pinned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SMALL = 1 << 10
+"""Bytes of an object that is no array or table, such as the handle of a file."""
+
+UNKNOWN_ROOT = 1 << 20
+"""Bytes of what a task without inputs reads, when nothing tells."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The chunks of an array."""
+
+    chunks: tuple[tuple[float, ...], ...]
+    """Lengths along each axis; NaN where unknown."""
+    itemsize: int
+
+    def nbytes(self, index: tuple[Any, ...]) -> int | None:
+        """Return the bytes of the block at an index, or None if that is unknown."""
+        if len(index) != len(self.chunks):
+            return None
+        size = float(self.itemsize)
+        for position, lengths in zip(index, self.chunks, strict=True):
+            if not isinstance(position, int) or not 0 <= position < len(lengths):
+                return None
+            size *= lengths[position]
+        return None if math.isnan(size) else int(size)
+
+
+def blocks_of_layers(layers: Mapping[str, Any]) -> dict[str, Blocks]:
+    """Return the blocks of the arrays that the layers of a high-level graph make, by name.
+
+    Parameters
+    ----------
+    layers
+        Layers by name. Dask notes on each that makes an array its chunks and its type.
+    """
+    found = {}
+    for name, layer in layers.items():
+        notes = layer.collection_annotations or {}
+        chunks, dtype = notes.get("chunks"), notes.get("dtype")
+        if chunks is None or dtype is None or not hasattr(dtype, "itemsize"):
+            continue
+        # An array of objects has pointers of 8 bytes; what they point to is unknown.
+        if dtype.hasobject:
+            continue
+        found[name] = Blocks(_reduced(layer, chunks), dtype.itemsize)
+    return found
+
+
+def _reduced(layer: Any, chunks: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    """Correct the chunks of a reduction's first step, which Dask notes before it is reduced."""
+    keywords = getattr(getattr(layer, "task", None), "kwargs", {})
+    axis = keywords.get("axis")
+    if keywords.get("keepdims") is not True or axis is None:
+        return chunks
+    axes = {number % len(chunks) for number in (axis if isinstance(axis, tuple) else (axis,))}
+    return tuple(
+        (1,) * len(lengths) if number in axes else lengths for number, lengths in enumerate(chunks)
+    )
+
+
+class Learned:
+    """Mean bytes of the outputs of finished tasks, by the name in their keys and by prefix."""
+
+    LIMIT = 100_000
+    """Names after which those heard of first are dropped."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Any, tuple[int, int]] = {}
+        self._prefixes: dict[str, tuple[int, int]] = {}
+
+    def add(self, key: Any, prefix: str, nbytes: int) -> None:
+        """Take note of one finished task."""
+        if type(key) is tuple:
+            count, total = self._groups.get(key[0], (0, 0))
+            self._groups[key[0]] = count + 1, total + nbytes
+            if len(self._groups) > self.LIMIT:
+                del self._groups[next(iter(self._groups))]
+        count, total = self._prefixes.get(prefix, (0, 0))
+        self._prefixes[prefix] = count + 1, total + nbytes
+
+    def of_group(self, key: Any) -> int | None:
+        """Return the mean of the collection that a key belongs to."""
+        entry = self._groups.get(key[0]) if type(key) is tuple and key else None
+        return None if entry is None else entry[1] // entry[0]
+
+    def of_prefix(self, key: Any) -> int | None:
+        """Return the mean of all tasks of the same name, whatever they were made of."""
+        entry = self._prefixes.get(key_split(key))
+        return None if entry is None else entry[1] // entry[0]
+
+
+class Estimator:
+    """Estimates the bytes of tasks' outputs.
+
+    Parameters
+    ----------
+    blocks
+        The arrays of the graph by name, see `blocks_of_layers`.
+    learned
+        What finished tasks have given.
+    """
+
+    def __init__(self, blocks: Mapping[str, Blocks], learned: Learned) -> None:
+        self.blocks = blocks
+        self.learned = learned
+
+    def nbytes(self, key: Any, node: Any, inputs: Iterable[int]) -> int:
+        """Estimate the bytes of one task's output.
+
+        Parameters
+        ----------
+        key
+            Its key.
+        node
+            Its node of the graph, or None.
+        inputs
+            The bytes of its inputs.
+        """
+        known = self.learned.of_group(key)
+        if known is None:
+            known = self._known(key, node)
+        if known is None:
+            known = self.learned.of_prefix(key)
+        if known is not None:
+            return known
+        sizes = list(inputs)
+        if not sizes:
+            return UNKNOWN_ROOT
+        return sum(sizes) if _joins(node) else max(sizes)
+
+    def _known(self, key: Any, node: Any) -> int | None:
+        if isinstance(key, tuple) and key and (blocks := self.blocks.get(key[0])):
+            size = blocks.nbytes(key[1:])
+            if size is not None:
+                return size
+        if isinstance(node, dask_private.DataNode):
+            return bytes_of_data(node.value)
+        if isinstance(node, dask_private.Task):
+            return self._known_of_task(node)
+        return None
+
+    def _known_of_task(self, node: Any) -> int | None:
+        func = node.func
+        if isinstance(func, Pinned):
+            if func.nbytes is not None:
+                return func.nbytes
+            func = func.__wrapped__
+        if func is getitem and len(node.args) == 2:  # noqa: PLR2004
+            return self._bytes_of_slice(*node.args)
+        return None
+
+    def _bytes_of_slice(self, source: Any, index: Any) -> int | None:
+        """Return the bytes of a piece that a rechunk cuts from a block."""
+        name = getattr(source, "key", None)
+        blocks = self.blocks.get(name[0]) if isinstance(name, tuple) and name else None
+        if blocks is None or not isinstance(index, tuple):
+            return None
+        size = blocks.itemsize
+        for part in index:
+            if not isinstance(part, slice) or part.step not in (None, 1):
+                return None
+            if not isinstance(part.start, int) or not isinstance(part.stop, int):
+                return None
+            size *= max(part.stop - part.start, 0)
+        return size
+
+
+def bytes_of_data(value: Any) -> int:
+    """Return the bytes of an object that is a part of the graph.
+
+    A lazy array claims the size of what it would read, so only the kinds that hold their data
+    are asked.
+    """
+    if type(value).__module__.partition(".")[0] not in {"numpy", "pandas"}:
+        return SMALL
+    if hasattr(value, "memory_usage"):
+        usage = value.memory_usage()
+        return int(usage.sum() if hasattr(usage, "sum") else usage)
+    return int(getattr(value, "nbytes", SMALL))
+
+
+_JOINING = frozenset({"concatenate3", "concatenate_axes", "concat", "finalize", "_concat"})
+
+
+def _joins(node: Any) -> bool:
+    """Tell whether a task puts all of its inputs into its output."""
+    if isinstance(node, dask_private.NestedContainer):
+        return True
+    func = getattr(node, "func", None)
+    if isinstance(func, Pinned):
+        func = func.__wrapped__
+    return getattr(func, "__name__", "") in _JOINING
