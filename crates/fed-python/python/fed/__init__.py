@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fed.context import current_pool, pool, propagate_pools
     from fed.errors import (
         AmbiguousPathError,
+        EmptyPoolError,
         FedError,
         NotLazyError,
         NotRunningError,
@@ -50,6 +51,7 @@ _HOMES = {
     "pool": "fed.context",
     "propagate_pools": "fed.context",
     "AmbiguousPathError": "fed.errors",
+    "EmptyPoolError": "fed.errors",
     "FedError": "fed.errors",
     "NotLazyError": "fed.errors",
     "NotRunningError": "fed.errors",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from fed.names import pools_in, resource_of
+from fed.names import pools_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
 
     from fed.learning import Learner
-
-logger = logging.getLogger("fed.scheduler")
 
 _CONFIRMED = "confirm"
 
@@ -124,7 +121,7 @@ class PoolCounters(SchedulerPlugin):
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Warn when a pool loses its last worker while tasks wait for it."""
+        """Tell the learner when a pool loses its last worker."""
         del stimulus_id, kwargs
         pool = self.pool_by_worker.get(worker)
         others = {self.pool_by_worker.get(other) for other in scheduler.workers if other != worker}
@@ -132,21 +129,6 @@ class PoolCounters(SchedulerPlugin):
             return
         if self.learner is not None:
             self.learner.lost(pool)
-        resource = resource_of(pool)
-        waiting = sum(
-            1
-            for task in scheduler.tasks.values()
-            if task.state not in {"memory", "erred", "forgotten", "released"}
-            and resource in (task.resource_restrictions or ())
-        )
-        if waiting:
-            logger.warning(
-                "pool %r has lost its last worker while %d of its tasks wait: they wait until a"
-                " worker of the pool joins. See `fed status` and `fed logs %s`.",
-                pool,
-                waiting,
-                self.sites.get(pool, pool),
-            )
 
     def transition(
         self,

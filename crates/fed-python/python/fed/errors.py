@@ -57,6 +57,14 @@ class WrongPoolError(FedError):
     here: tuple[str, ...]
 
 
+class EmptyPoolError(FedError):
+    """A task has waited too long for a pool without workers. Attributes: ``task``, ``pool``, ``site``."""
+
+    task: object
+    pool: str
+    site: str
+
+
 class UnknownPathError(FedError):
     """No pool is known to hold a path. Attributes: ``path``, ``roots``."""
 

@@ -33,6 +33,7 @@ from fed.stealing import confine_stealing
 from fed.submission import Submission, conflict
 from fed.topology import Topology
 from fed.transfers import reckon_with_links
+from fed.vacancies import Vacancies, timeout_from_environment
 from fed.versions import SUPPORTED_DASK, is_supported
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ async def dask_setup(scheduler: Scheduler) -> None:
         spread_loads(scheduler, topology)
         reckon_with_links(scheduler, topology, links)
         Residency(scheduler, topology)
+        Vacancies(scheduler, topology, sites, timeout_from_environment()).install()
         scheduler.handlers["fed_links"] = links.handle
     except Exception as error:
         logger.exception("fed's extension of the scheduler did not start")

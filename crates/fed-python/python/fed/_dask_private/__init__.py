@@ -18,6 +18,7 @@ from fed._dask_private.moving import hook_costs, hook_holders, hook_memory_manag
 from fed._dask_private.queueing import PoolQueues, hook_saturation
 from fed._dask_private.scheduler import (
     Arrival,
+    fail_tasks,
     flatten_keys,
     hook_placement,
     hook_shuffles,
@@ -65,6 +66,7 @@ __all__ = [
     "clone_key",
     "convert_legacy_graph",
     "current_worker",
+    "fail_tasks",
     "flatten_keys",
     "frames_held",
     "graph_expression",

@@ -208,3 +208,30 @@ def pickled(expr: Any) -> bytes:
     from distributed.protocol import pickle
 
     return bytes(pickle.dumps(expr.optimize()))
+
+
+def fail_tasks(scheduler: Any, errors: dict[Any, BaseException], stimulus_id: str) -> None:
+    """Make tasks that wait fail, and with them all that depends on them.
+
+    Parameters
+    ----------
+    scheduler
+        A running scheduler.
+    errors
+        What each task fails with, by key.
+    stimulus_id
+        Names the cause in the scheduler's own log.
+    """
+    from distributed.protocol import pickle
+
+    recommendations: dict[Any, Any] = {}
+    for key, error in errors.items():
+        recommendations |= scheduler.transition(
+            key,
+            "erred",
+            stimulus_id=stimulus_id,
+            cause=key,
+            exception=pickle.dumps(error),
+            exception_text=repr(error),
+        )
+    scheduler.transitions(recommendations, stimulus_id)

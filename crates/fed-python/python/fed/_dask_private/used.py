@@ -39,6 +39,7 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "stimulus_id")),
     ("distributed.nanny", "Nanny.close_gracefully", ("self", "reason")),
     ("distributed.scheduler", "Scheduler.decide_worker_non_rootish", ("self", "ts")),
+    ("distributed.scheduler", "Scheduler.transition", ("self", "key", "finish", "stimulus_id")),
     ("distributed.scheduler", "Scheduler.transitions", ("self", "recommendations", "stimulus_id")),
     ("distributed.scheduler", "Scheduler.validate_queued", ("self", "key")),
     ("distributed.scheduler", "Scheduler.valid_workers", ("self", "ts")),
