@@ -109,7 +109,9 @@ def _marks(path: str) -> list[tuple[list[str], str | None]]:
 
 
 def _mark(path: str) -> tuple[list[str], str | None]:
-    return sorted(os.listdir(path)), os.environ.get("MARK")
+    from pathlib import Path
+
+    return sorted(each.name for each in Path(path).iterdir()), os.environ.get("MARK")
 
 
 def test_workers_of_a_configuration_that_was_read_again(

@@ -70,6 +70,7 @@ _HOMES = {
 __all__ = [
     "AmbiguousPathError",
     "Catalog",
+    "EmptyPoolError",
     "Explanation",
     "FedClient",
     "FedError",

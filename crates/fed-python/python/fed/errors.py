@@ -58,7 +58,10 @@ class WrongPoolError(FedError):
 
 
 class EmptyPoolError(FedError):
-    """A task has waited too long for a pool without workers. Attributes: ``task``, ``pool``, ``site``."""
+    """A task has waited too long for a pool without workers.
+
+    Attributes: ``task``, ``pool``, ``site``.
+    """
 
     task: object
     pool: str

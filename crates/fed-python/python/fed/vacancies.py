@@ -1,4 +1,4 @@
-"""Tells of pools that have no workers while tasks wait for them, and does not let them wait for ever.
+"""Tells of pools without workers for which tasks wait, and lets no task wait for ever.
 
 A site may come back, or a job leave its queue: so the tasks wait for some time. Dask's own
 ``no-workers-timeout`` counts per task, knows no pools, and is off.
@@ -11,7 +11,7 @@ import os
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from dask.utils import format_time, key_split, parse_timedelta
+from dask.utils import key_split, parse_timedelta
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
 
@@ -138,7 +138,7 @@ class Vacancies(SchedulerPlugin):
         tasks = "1 task waits" if count == 1 else f"{count} tasks wait"
         message = (
             f"{self._where(pool)} has no workers: {tasks} for it, for up to"
-            f" {format_time(self.timeout)}. {self._advice(pool)}."
+            f" {_text(self.timeout)}. {self._advice(pool)}."
         )
         logger.warning(message)
         # Every client shows what is logged under this topic as a warning.
@@ -149,7 +149,7 @@ class Vacancies(SchedulerPlugin):
         logger.error(
             "%s has had no workers for %s: %d tasks that waited for it have failed",
             self._where(pool),
-            format_time(self.timeout),
+            _text(self.timeout),
             len(tasks),
         )
         errors = {task.key: self._error(pool, task) for task in tasks}
@@ -157,10 +157,15 @@ class Vacancies(SchedulerPlugin):
 
     def _error(self, pool: str, task: TaskState) -> EmptyPoolError:
         return EmptyPoolError(
-            f"task {key_split(task.key)!r} has waited {format_time(self.timeout)} for"
+            f"task {key_split(task.key)!r} has waited {_text(self.timeout)} for"
             f" {self._where(pool)}, which has no workers. {self._advice(pool)}; when it has workers"
             " again, compute again. `fed up --pool-timeout` sets how long tasks wait.",
             task=task.key,
             pool=pool,
             site=self.sites.get(pool, pool),
         )
+
+
+def _text(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{seconds:g} s" if rest else f"{minutes:g} min"

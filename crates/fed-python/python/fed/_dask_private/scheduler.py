@@ -210,7 +210,7 @@ def pickled(expr: Any) -> bytes:
     return bytes(pickle.dumps(expr.optimize()))
 
 
-def fail_tasks(scheduler: Any, errors: dict[Any, BaseException], stimulus_id: str) -> None:
+def fail_tasks(scheduler: Any, errors: Mapping[Any, BaseException], stimulus_id: str) -> None:
     """Make tasks that wait fail, and with them all that depends on them.
 
     Parameters
