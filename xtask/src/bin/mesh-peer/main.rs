@@ -11,6 +11,8 @@
     reason = "its output is read by the benchmark"
 )]
 
+mod swarm;
+
 use std::io::BufRead as _;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -37,6 +39,9 @@ struct Arguments {
     /// An empty folder
     #[arg(long)]
     scratch: PathBuf,
+    /// Be so many nodes in one process instead, without devices, that only keep in touch
+    #[arg(long)]
+    swarm: Option<usize>,
     /// Do without this offload of the kernel
     #[arg(long)]
     without: Vec<Offload>,
@@ -51,6 +56,9 @@ enum Offload {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(nodes) = arguments.swarm {
+        return swarm::run(nodes, arguments.listen);
+    }
     let udp = UdpSocket::bind(arguments.listen)
         .with_context(|| format!("cannot listen at {}", arguments.listen))?;
     // Before the runtime: the sandbox is made by a process with one thread.
