@@ -24,6 +24,30 @@ pub(crate) const SYSTEMD: Package = Package {
 /// Every package that some test needs.
 pub(crate) const ALL: &[&Package] = &[&SYSTEMD];
 
+/// The packages that `cargo xtask bench mesh` needs.
+pub(crate) const BENCH_MESH: &[&Package] = &[
+    &Package {
+        name: "iperf3",
+        program: "iperf3",
+        purpose: "load for the mesh",
+    },
+    &Package {
+        name: "iputils-ping",
+        program: "ping",
+        purpose: "round-trip times",
+    },
+    &Package {
+        name: "iproute2",
+        program: "ip",
+        purpose: "veth devices",
+    },
+    &Package {
+        name: "ethtool",
+        program: "ethtool",
+        purpose: "switching offloads off",
+    },
+];
+
 impl Package {
     /// Whether the package's program is on the path or in a system folder.
     pub(crate) fn is_present(&self) -> bool {
@@ -31,9 +55,10 @@ impl Package {
     }
 }
 
-/// The packages of [`ALL`] that are not there.
-pub(crate) fn missing() -> Vec<&'static Package> {
-    ALL.iter()
+/// The packages of a list that are not there.
+pub(crate) fn missing(packages: &[&'static Package]) -> Vec<&'static Package> {
+    packages
+        .iter()
         .copied()
         .filter(|package| !package.is_present())
         .collect()

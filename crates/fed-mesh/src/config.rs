@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{Ipv6Prefix, PublicKey};
 
-/// The largest inner packet that the mesh carries, in bytes.
+/// The largest inner packet that the mesh carries unless it is told otherwise, in bytes.
 ///
 /// 1280 is the least that every IPv6 path must carry (RFC 8200, section 5). A datagram adds
 /// 32 bytes of WireGuard, 8 of UDP and 20 or 40 of IP, so it fits any path of 1360 bytes or more.

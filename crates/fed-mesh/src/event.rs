@@ -1,18 +1,9 @@
-//! What leaves a router besides inner packets.
+//! What a router tells besides packets.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::PublicKey;
-
-/// A datagram to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to; never an IPv4-mapped IPv6 address.
-    pub to: SocketAddr,
-    /// The UDP payload.
-    pub payload: Vec<u8>,
-}
 
 /// Something an operator may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,15 +1,16 @@
 //! The mesh of a federation: a WireGuard router that performs no input and no output.
 //!
 //! The main type is [`Router`]. It holds the peers, the routes, the handshakes, the timers and the
-//! counters. It is handed packets and the time, and answers with datagrams to send, packets to
-//! deliver, events and the next deadline:
+//! counters. It is handed packets and the time, and answers with an [`Output`] (datagrams to send,
+//! packets to deliver, events) and the next deadline:
 //!
 //! ```
 //! use std::time::Instant;
-//! use fed_mesh::{PeerConfig, PrivateKey, Router, KEEPALIVE};
+//! use fed_mesh::{KEEPALIVE, Output, PeerConfig, PrivateKey, Router};
 //!
 //! let peer = PrivateKey::generate().public_key();
 //! let mut router = Router::new(PrivateKey::generate(), Instant::now());
+//! let mut out = Output::default();
 //! router.set_peers(
 //!     vec![PeerConfig {
 //!         public_key: peer,
@@ -18,8 +19,9 @@
 //!         keepalive: Some(KEEPALIVE),
 //!     }],
 //!     Instant::now(),
+//!     &mut out,
 //! )?;
-//! let initiation = router.poll_transmit().expect("a peer with an endpoint is called at once");
+//! let initiation = out.trains(1, 0).next().expect("a peer with an endpoint is called at once");
 //! assert_eq!(initiation.to, "192.0.2.1:51820".parse()?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -32,7 +34,9 @@
 mod config;
 mod event;
 mod key;
+mod lane;
 mod noise;
+mod output;
 mod packet;
 mod peer;
 mod prefix;
@@ -44,10 +48,14 @@ mod status;
 pub use config::{
     HANDSHAKES_PER_SECOND, KEEPALIVE, MTU, PeerConfig, QUEUE_PACKETS, SILENT_AFTER, SetPeersError,
 };
-pub use event::{Event, TimeoutReason, Transmit};
+pub use event::{Event, TimeoutReason};
 pub use key::{ParseKeyError, PrivateKey, PublicKey};
+pub use lane::{Inbound, Outbound};
 pub use noise::{Noise, NoiseSession};
+pub use output::{Output, Train};
 pub use prefix::{Ipv6Prefix, ParsePrefixError};
-pub use protocol::{Addressee, Content, Opened, Protocol, Refusal, Session, Tick};
+pub use protocol::{
+    Addressee, Content, OVERHEAD, Opened, Protocol, ROOM_MIN, Refusal, Session, Tick,
+};
 pub use router::Router;
 pub use status::{DropReason, Drops, PeerStatus, Traffic};

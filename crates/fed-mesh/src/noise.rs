@@ -13,17 +13,11 @@ use boringtun::x25519;
 
 use crate::{
     Addressee, Content, DropReason, HANDSHAKES_PER_SECOND, Opened, PrivateKey, Protocol, PublicKey,
-    Refusal, Session, Tick,
+    ROOM_MIN, Refusal, Session, Tick,
 };
 
 /// boringtun stamps its timers with the time of the last look, and its own device looks this often.
 const TICK: Duration = Duration::from_millis(250);
-
-/// The largest handshake message, the initiation, in bytes.
-const HANDSHAKE_MAX: usize = 148;
-
-/// What encryption adds to a packet, in bytes: 16 of header, 16 of tag.
-const OVERHEAD: usize = 32;
 
 /// The first byte of each kind of message.
 const INITIATION: u8 = 1;
@@ -90,7 +84,10 @@ impl Protocol for Noise {
             // Does something once a second at most.
             self.limiter.reset_count();
         }
-        let mut challenge = [0; HANDSHAKE_MAX];
+        if let Some(slot) = slot_of_data(datagram) {
+            return Ok(slot);
+        }
+        let mut challenge = [0; ROOM_MIN];
         let packet = match self
             .limiter
             .verify_packet(Some(from), datagram, &mut challenge)
@@ -117,6 +114,13 @@ impl Protocol for Noise {
             Packet::PacketData(message) => Ok(slot_of(message.receiver_idx)),
         }
     }
+}
+
+/// The slot that a data message names, without the checks of the other kinds.
+fn slot_of_data(datagram: &[u8]) -> Option<Addressee> {
+    let header: &[u8; 32] = datagram.first_chunk()?;
+    let index = [header[4], header[5], header[6], header[7]];
+    (header[..4] == [DATA, 0, 0, 0]).then(|| slot_of(u32::from_le_bytes(index)))
 }
 
 /// boringtun puts the slot above eight bits of its own.
@@ -178,35 +182,37 @@ impl Session for NoiseSession {
         self.ready
     }
 
-    fn seal(&mut self, inner: &[u8], _now: Instant) -> Option<Vec<u8>> {
+    fn seal(&mut self, inner: &[u8], room: &mut [u8], _now: Instant) -> Option<usize> {
         if !self.ready {
             return None;
         }
-        let mut buffer = vec![0; (inner.len() + OVERHEAD).max(HANDSHAKE_MAX)];
-        let result = self.tunn.encapsulate(inner, &mut buffer);
-        written(&result).map(|length| shortened(buffer, length))
+        written(&self.tunn.encapsulate(inner, room))
     }
 
     fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {
-        let mut buffer = vec![0; HANDSHAKE_MAX];
+        let mut buffer = vec![0; ROOM_MIN];
         let result = self.tunn.format_handshake_initiation(&mut buffer, false);
         written(&result).map(|length| shortened(buffer, length))
     }
 
-    fn open(&mut self, datagram: &[u8], _now: Instant) -> Result<Opened, DropReason> {
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        room: &mut [u8],
+        _now: Instant,
+    ) -> Result<Opened, DropReason> {
         let is_data = datagram.first() == Some(&DATA);
         // An empty datagram asks boringtun for something else.
         if datagram.is_empty() || (is_data && counter(datagram)? > COUNTER_MAX) {
             return Err(DropReason::MalformedOuter);
         }
-        let mut buffer = vec![0; datagram.len().max(HANDSHAKE_MAX)];
-        let (length, completed) = match self.tunn.decapsulate(None, datagram, &mut buffer) {
+        let (length, completed) = match self.tunn.decapsulate(None, datagram, room) {
             TunnResult::WriteToNetwork(reply) => {
-                let length = reply.len();
-                let completed = self.note_reply(&buffer[..length]);
+                let reply = reply.to_vec();
+                let completed = self.note_reply(&reply);
                 self.refresh();
                 return Ok(Opened {
-                    content: Content::Reply(shortened(buffer, length)),
+                    content: Content::Reply(reply),
                     completed,
                 });
             }
@@ -230,7 +236,7 @@ impl Session for NoiseSession {
         let content = match length {
             None => Content::Malformed,
             Some(0) => Content::Keepalive,
-            Some(length) => Content::Inner(shortened(buffer, length)),
+            Some(length) => Content::Inner(length),
         };
         Ok(Opened { content, completed })
     }
@@ -240,7 +246,7 @@ impl Session for NoiseSession {
             return Tick::default();
         }
         self.next_tick = now + TICK;
-        let mut buffer = vec![0; HANDSHAKE_MAX];
+        let mut buffer = vec![0; ROOM_MIN];
         let result = self.tunn.update_timers(&mut buffer);
         let given_up = matches!(&result, TunnResult::Err(WireGuardError::ConnectionExpired));
         let length = written(&result);
@@ -310,6 +316,7 @@ fn reason(error: &WireGuardError, is_data: bool) -> DropReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::OVERHEAD;
 
     #[test]
     fn counters_beyond_the_limit_never_reach_the_replay_window() {
@@ -320,14 +327,17 @@ mod tests {
             let mut datagram = vec![0; OVERHEAD];
             datagram[0] = DATA;
             datagram[8..16].copy_from_slice(&counter.to_le_bytes());
-            session.open(&datagram, now)
+            session.open(&datagram, &mut [0; ROOM_MIN], now)
         };
         assert_eq!(open(COUNTER_MAX), Err(DropReason::Undecryptable));
         assert_eq!(open(COUNTER_MAX + 1), Err(DropReason::MalformedOuter));
         assert_eq!(
-            session.open(&[DATA; 15], now),
+            session.open(&[DATA; 15], &mut [0; ROOM_MIN], now),
             Err(DropReason::MalformedOuter)
         );
-        assert_eq!(session.open(&[], now), Err(DropReason::MalformedOuter));
+        assert_eq!(
+            session.open(&[], &mut [0; ROOM_MIN], now),
+            Err(DropReason::MalformedOuter)
+        );
     }
 }

@@ -5,17 +5,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::{
-    Content, DropReason, Drops, Event, Opened, PeerConfig, PeerStatus, QUEUE_PACKETS, SILENT_AFTER,
-    Session, TimeoutReason, Traffic, Transmit,
+    Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, PeerConfig, PeerStatus,
+    QUEUE_PACKETS, ROOM_MIN, SILENT_AFTER, Session, TimeoutReason, Traffic,
 };
-
-/// What a router has to hand out, in order.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    pub(crate) transmits: VecDeque<Transmit>,
-    pub(crate) delivers: VecDeque<Vec<u8>>,
-    pub(crate) events: VecDeque<Event>,
-}
 
 /// One peer.
 pub(crate) struct Peer<S> {
@@ -79,45 +71,44 @@ impl<S: Session> Peer<S> {
     }
 
     /// Opens the session if the peer is to be kept in touch with.
-    pub(crate) fn greet(&mut self, now: Instant, out: &mut Outbox) {
+    pub(crate) fn greet(&mut self, now: Instant, out: &mut Output) {
         if self.config.keepalive.is_some() && !self.session.is_ready() {
             self.initiate(now, out);
         }
     }
 
     /// Sends an inner packet, or keeps it for after the handshake.
-    pub(crate) fn send_inner(&mut self, packet: &[u8], now: Instant, out: &mut Outbox) {
+    pub(crate) fn send_inner(&mut self, packet: &[u8], now: Instant, out: &mut Output) {
         if self.endpoint.is_none() {
-            self.drop(DropReason::NoEndpoint, 1);
+            self.count_drop(DropReason::NoEndpoint, 1);
             return;
         }
-        if self.queue.is_empty()
-            && let Some(datagram) = self.session.seal(packet, now)
-        {
+        if self.queue.is_empty() && self.seal(packet, now, out) {
             self.counters.inner_sent.add(packet.len());
-            self.transmit(datagram, now, out);
             return;
         }
         if self.queue.len() == QUEUE_PACKETS {
             self.queue.pop_front();
-            self.drop(DropReason::QueueFull, 1);
+            self.count_drop(DropReason::QueueFull, 1);
         }
         self.queue.push_back(packet.to_vec());
         self.settle(now, out);
     }
 
-    /// Takes a datagram in, and returns the inner packet that it may have held.
+    /// Takes a datagram in, and returns the length of the inner packet that it may have held, which
+    /// is then at the head of the output's room for packets.
     pub(crate) fn receive(
         &mut self,
         from: SocketAddr,
         datagram: &[u8],
         now: Instant,
-        out: &mut Outbox,
-    ) -> Option<Vec<u8>> {
-        let Opened { content, completed } = match self.session.open(datagram, now) {
+        out: &mut Output,
+    ) -> Option<usize> {
+        let room = out.packet_room(datagram.len().max(ROOM_MIN));
+        let Opened { content, completed } = match self.session.open(datagram, room, now) {
             Ok(opened) => opened,
             Err(reason) => {
-                self.drop(reason, 1);
+                self.count_drop(reason, 1);
                 return None;
             }
         };
@@ -133,19 +124,23 @@ impl<S: Session> Peer<S> {
             });
         }
         let inner = match content {
-            Content::Inner(inner) => Some(inner),
+            Content::Inner(length) => Some(length),
             Content::Reply(reply) => {
-                self.transmit(reply, now, out);
+                self.transmit(&reply, now, out);
                 None
             }
             Content::Malformed => {
-                self.drop(DropReason::MalformedDecrypted, 1);
+                self.count_drop(DropReason::MalformedDecrypted, 1);
                 None
             }
             Content::Keepalive | Content::Cookie => None,
         };
         if !self.queue.is_empty() {
-            self.settle(now, out);
+            if self.session.is_ready() {
+                out.waiting = true;
+            } else {
+                self.initiate(now, out);
+            }
         }
         inner
     }
@@ -155,19 +150,19 @@ impl<S: Session> Peer<S> {
         self.counters.inner_received.add(bytes);
     }
 
-    pub(crate) fn drop(&mut self, reason: DropReason, count: usize) {
+    pub(crate) fn count_drop(&mut self, reason: DropReason, count: usize) {
         self.counters.drops.add(reason, count as u64);
     }
 
     /// Does what is due.
-    pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) {
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut Output) {
         if self.session.deadline().is_some_and(|due| due <= now) {
             let tick = self.session.tick(now);
             if let Some(datagram) = tick.datagram {
-                self.transmit(datagram, now, out);
+                self.transmit(&datagram, now, out);
             }
             if tick.given_up {
-                self.drop(DropReason::HandshakeGivenUp, self.queue.len());
+                self.count_drop(DropReason::HandshakeGivenUp, self.queue.len());
                 self.queue.clear();
                 self.greet(now, out);
             }
@@ -177,9 +172,8 @@ impl<S: Session> Peer<S> {
             // Without an endpoint or in the middle of a handshake there is nothing to send, and
             // the next look is a keepalive away.
             self.spoke = now;
-            match self.session.seal(&[], now) {
-                Some(datagram) => self.transmit(datagram, now, out),
-                None => self.initiate(now, out),
+            if !self.seal(&[], now, out) {
+                self.initiate(now, out);
             }
         }
         if self.silence_due().is_some_and(|due| due <= now) {
@@ -224,37 +218,51 @@ impl<S: Session> Peer<S> {
     }
 
     /// Sends what waits, or sees to it that a handshake is under way for it.
-    fn settle(&mut self, now: Instant, out: &mut Outbox) {
+    pub(crate) fn settle(&mut self, now: Instant, out: &mut Output) {
         while let Some(packet) = self.queue.pop_front() {
-            let Some(datagram) = self.session.seal(&packet, now) else {
+            if !self.seal(&packet, now, out) {
                 self.queue.push_front(packet);
                 self.initiate(now, out);
                 return;
-            };
+            }
             self.counters.inner_sent.add(packet.len());
-            self.transmit(datagram, now, out);
         }
+    }
+
+    /// Encrypts a packet into the output; `false` while there are no keys. Without an endpoint it
+    /// is lost.
+    fn seal(&mut self, inner: &[u8], now: Instant, out: &mut Output) -> bool {
+        let room = out.transmit_room((inner.len() + OVERHEAD).max(ROOM_MIN));
+        let Some(length) = self.session.seal(inner, room, now) else {
+            return false;
+        };
+        if let Some(to) = self.endpoint {
+            out.keep_transmit(to, length);
+            self.spoke = now;
+            self.counters.sent_bytes += length as u64;
+        }
+        true
     }
 
     /// Starts a handshake, if the peer can be reached and none is under way.
-    pub(crate) fn initiate(&mut self, now: Instant, out: &mut Outbox) {
+    pub(crate) fn initiate(&mut self, now: Instant, out: &mut Output) {
         if self.endpoint.is_some()
             && let Some(datagram) = self.session.initiate(now)
         {
-            self.transmit(datagram, now, out);
+            self.transmit(&datagram, now, out);
         }
     }
 
-    fn transmit(&mut self, payload: Vec<u8>, now: Instant, out: &mut Outbox) {
+    fn transmit(&mut self, payload: &[u8], now: Instant, out: &mut Output) {
         if let Some(to) = self.endpoint {
             self.spoke = now;
             self.counters.sent_bytes += payload.len() as u64;
-            out.transmits.push_back(Transmit { to, payload });
+            out.push_transmit(to, payload);
         }
     }
 
     /// Notes an authentic datagram.
-    fn hear(&mut self, from: SocketAddr, bytes: usize, now: Instant, out: &mut Outbox) {
+    fn hear(&mut self, from: SocketAddr, bytes: usize, now: Instant, out: &mut Output) {
         let peer = self.config.public_key;
         self.counters.received_bytes += bytes as u64;
         if self.silent {

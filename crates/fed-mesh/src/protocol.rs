@@ -44,22 +44,37 @@ pub enum Refusal {
     Challenge(Vec<u8>),
 }
 
+/// What [`Session::seal`] adds to a packet at most, in bytes.
+pub const OVERHEAD: usize = 32;
+
+/// The least room that [`Session::seal`] and [`Session::open`] are given, in bytes: the length of
+/// the longest handshake message.
+pub const ROOM_MIN: usize = 148;
+
 /// The part of the protocol that belongs to one peer.
 pub trait Session {
     /// Whether [`Session::seal`] will succeed.
     fn is_ready(&self) -> bool;
 
-    /// Encrypts one inner packet, or a keepalive if it is empty. `None` while there are no keys.
-    fn seal(&mut self, inner: &[u8], now: Instant) -> Option<Vec<u8>>;
+    /// Encrypts one inner packet, or a keepalive if it is empty, into the head of `room`, and
+    /// returns how much of it the datagram takes. `None` while there are no keys.
+    /// `room` holds [`OVERHEAD`] bytes more than `inner`, and at least [`ROOM_MIN`].
+    fn seal(&mut self, inner: &[u8], room: &mut [u8], now: Instant) -> Option<usize>;
 
     /// Starts a handshake. `None` while one is under way, whose retries [`Session::tick`] makes.
     fn initiate(&mut self, now: Instant) -> Option<Vec<u8>>;
 
-    /// Takes a datagram in.
+    /// Takes a datagram in. An inner packet goes to the head of `room`, which is as long as the
+    /// datagram, and at least [`ROOM_MIN`].
     ///
     /// # Errors
     /// Why the datagram is worthless.
-    fn open(&mut self, datagram: &[u8], now: Instant) -> Result<Opened, DropReason>;
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        room: &mut [u8],
+        now: Instant,
+    ) -> Result<Opened, DropReason>;
 
     /// Does what is due.
     fn tick(&mut self, now: Instant) -> Tick;
@@ -80,8 +95,8 @@ pub struct Opened {
 /// What a datagram asks for. All but `Cookie` prove who sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// An inner packet.
-    Inner(Vec<u8>),
+    /// An inner packet of so many bytes, at the head of the room.
+    Inner(usize),
     /// Something that is no inner packet.
     Malformed,
     /// A sign of life.

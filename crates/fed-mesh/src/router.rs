@@ -1,15 +1,16 @@
 //! The router: many peers behind one UDP socket.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::packet::{self, Addresses};
-use crate::peer::{Outbox, Peer, canonical};
+use crate::lane::{Inbound, Outbound};
+use crate::peer::Peer;
 use crate::route::Routes;
 use crate::{
-    Addressee, DropReason, Drops, Event, MTU, Noise, PeerConfig, PeerStatus, PrivateKey, Protocol,
-    PublicKey, Refusal, SetPeersError, TimeoutReason, Transmit, config,
+    DropReason, Drops, MTU, Noise, Output, PeerConfig, PeerStatus, PrivateKey, Protocol, PublicKey,
+    SetPeersError, TimeoutReason, config,
 };
 
 /// Slots travel in 24 bits of a session's index.
@@ -17,25 +18,29 @@ const SLOTS: u32 = 1 << 24;
 
 /// A WireGuard router that neither reads nor sends by itself.
 ///
-/// Its owner hands it the packets of a TUN ([`Router::handle_inner`]) and the datagrams of a UDP
-/// socket ([`Router::handle_datagram`]), and after each call drains [`Router::poll_transmit`],
-/// [`Router::poll_deliver`] and [`Router::poll_event`], which grow without bound otherwise.
-/// When the moment told by [`Router::poll_timeout`] has come, it calls [`Router::handle_timeout`].
+/// Its owner hands it the packets of a TUN ([`Router::outbound`]) and the datagrams of a UDP socket
+/// ([`Router::inbound`]), and after each batch sends and delivers what is in the [`Output`]. When
+/// the moment told by [`Router::poll_timeout`] has come, it calls [`Router::handle_timeout`].
 /// `now` must not run backwards from call to call.
 ///
-/// Inner packets are IPv6, of [`MTU`] bytes at most. A packet goes to the peer with the longest
-/// allowed prefix around its destination; a packet from a peer is delivered only if that peer has
-/// the longest prefix around its source. What arrives is for the TUN, whatever its destination:
-/// the router never sends on from peer to peer.
+/// Packets need `&self` alone, so that two threads can move them, one for each direction. Each
+/// peer has its own lock, since its session must number and check packets one after the other.
+/// The calls with `&mut self` may send packets that waited: their output is to be sent before the
+/// next packet is taken in, or it overtakes them.
+///
+/// Inner packets are IPv6, of [`Router::mtu`] bytes at most. A packet goes to the peer with the
+/// longest allowed prefix around its destination; a packet from a peer is delivered only if that
+/// peer has the longest prefix around its source. What arrives is for the TUN, whatever its
+/// destination: the router never sends on from peer to peer.
 pub struct Router<P: Protocol = Noise> {
     protocol: P,
     own: PublicKey,
-    peers: BTreeMap<u32, Peer<P::Session>>,
+    mtu: usize,
+    peers: BTreeMap<u32, Mutex<Peer<P::Session>>>,
     slots: HashMap<PublicKey, u32>,
     next_slot: u32,
     routes: Routes,
-    drops: Drops,
-    out: Outbox,
+    drops: Mutex<Drops>,
 }
 
 impl Router<Noise> {
@@ -53,13 +58,20 @@ impl<P: Protocol> Router<P> {
         Self {
             own: protocol.public_key(),
             protocol,
+            mtu: MTU,
             peers: BTreeMap::new(),
             slots: HashMap::new(),
             next_slot: 0,
             routes: Routes::default(),
-            drops: Drops::default(),
-            out: Outbox::default(),
+            drops: Mutex::default(),
         }
+    }
+
+    /// The same router for inner packets of up to `mtu` bytes instead of [`MTU`].
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: usize) -> Self {
+        self.mtu = mtu;
+        self
     }
 
     /// The router's own identity.
@@ -68,13 +80,24 @@ impl<P: Protocol> Router<P> {
         self.own
     }
 
+    /// The largest inner packet that the router takes from the TUN, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> usize {
+        self.mtu
+    }
+
     /// Replaces the set of peers. A peer that stays, by its key, keeps its session, its counters
     /// and, unless its configured endpoint changed, the endpoint it roamed to. A new peer with an
     /// endpoint is called at once. May change the deadline.
     ///
     /// # Errors
     /// A set that is ambiguous; nothing is changed then.
-    pub fn set_peers(&mut self, peers: Vec<PeerConfig>, now: Instant) -> Result<(), SetPeersError> {
+    pub fn set_peers(
+        &mut self,
+        peers: Vec<PeerConfig>,
+        now: Instant,
+        out: &mut Output,
+    ) -> Result<(), SetPeersError> {
         config::check(self.own, &peers)?;
         let mut routes = Routes::default();
         let mut staying = BTreeMap::new();
@@ -87,18 +110,19 @@ impl<P: Protocol> Router<P> {
             }
             slots.insert(peer.public_key, slot);
             let entry = match self.peers.remove(&slot) {
-                Some(mut old) => {
+                Some(mut entry) => {
+                    let old = exclusive(&mut entry);
                     if old.config() != &peer {
                         old.reconfigure(peer, now);
-                        old.greet(now, &mut self.out);
+                        old.greet(now, out);
                     }
-                    old
+                    entry
                 }
                 None => {
                     let session = self.protocol.session(peer.public_key, slot, now);
                     let mut new = Peer::new(peer, session, now);
-                    new.initiate(now, &mut self.out);
-                    new
+                    new.initiate(now, out);
+                    Mutex::new(new)
                 }
             };
             staying.insert(slot, entry);
@@ -107,92 +131,90 @@ impl<P: Protocol> Router<P> {
         Ok(())
     }
 
-    /// Takes in a packet from the TUN. May change the deadline.
-    pub fn handle_inner(&mut self, packet: &[u8], now: Instant) {
-        let reason = match packet::addresses(packet) {
-            None => DropReason::MalformedInner,
-            Some(_) if packet.len() > MTU => DropReason::TooBig,
-            Some(Addresses { destination, .. }) => {
-                let slot = self.routes.lookup(destination);
-                match slot.and_then(|slot| self.peers.get_mut(&slot)) {
-                    Some(peer) => return peer.send_inner(packet, now, &mut self.out),
-                    None => DropReason::NoRoute,
-                }
-            }
-        };
-        self.drops.add(reason, 1);
+    /// A batch of packets from the TUN. Only one may be open at a time, and its output is to be
+    /// sent before the next one's: sessions keep the order of packets, their owner must as well.
+    pub fn outbound(&self, now: Instant) -> Outbound<'_, P> {
+        Outbound::new(self, now)
     }
 
-    /// Takes in a datagram from the UDP socket. May change the deadline.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
-        let from = canonical(from);
-        let slot = match self.protocol.address(from.ip(), datagram, now) {
-            Ok(Addressee::Slot(slot)) => Some(slot),
-            Ok(Addressee::Key(key)) => self.slots.get(&key).copied(),
-            Err(Refusal::Drop(reason)) => return self.drops.add(reason, 1),
-            Err(Refusal::Challenge(payload)) => {
-                self.drops.add(DropReason::UnderLoad, 1);
-                self.out.transmits.push_back(Transmit { to: from, payload });
-                return;
-            }
-        };
-        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(&s)?))) else {
-            return self.drops.add(DropReason::UnknownPeer, 1);
-        };
-        let Some(inner) = peer.receive(from, datagram, now, &mut self.out) else {
-            return;
-        };
-        match packet::addresses(&inner) {
-            None => peer.drop(DropReason::MalformedDecrypted, 1),
-            Some(Addresses { source, .. }) if self.routes.lookup(source) != Some(slot) => {
-                peer.drop(DropReason::SourceNotAllowed, 1);
-            }
-            Some(_) => {
-                peer.delivered(inner.len());
-                self.out.delivers.push_back(inner);
-            }
+    /// A batch of datagrams from the UDP socket. Only one may be open at a time.
+    pub fn inbound(&self, now: Instant) -> Inbound<'_, P> {
+        Inbound::new(self, now)
+    }
+
+    /// Takes in a packet from the TUN; see [`Router::outbound`]. May change the deadline.
+    pub fn handle_inner(&self, packet: &[u8], now: Instant, out: &mut Output) {
+        self.outbound(now).push(packet, out);
+    }
+
+    /// Takes in a datagram from the UDP socket; see [`Router::inbound`]. May change the deadline.
+    pub fn handle_datagram(
+        &self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        out: &mut Output,
+    ) {
+        self.inbound(now).push(from, datagram, out);
+    }
+
+    /// Sends the packets that waited for a handshake which is now complete. To be called when an
+    /// output [has some waiting](Output::has_waiting). May change the deadline.
+    pub fn send_waiting(&mut self, now: Instant, out: &mut Output) {
+        for peer in self.peers.values_mut().map(exclusive) {
+            peer.settle(now, out);
         }
-    }
-
-    /// The next datagram to send. Does not change the deadline.
-    pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.out.transmits.pop_front()
-    }
-
-    /// The next inner packet for the TUN. Does not change the deadline.
-    pub fn poll_deliver(&mut self) -> Option<Vec<u8>> {
-        self.out.delivers.pop_front()
-    }
-
-    /// The next event. Does not change the deadline.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.out.events.pop_front()
     }
 
     /// When [`Router::handle_timeout`] is to be called, and what for; `None` without peers.
     /// The answer holds until a call whose documentation says that it may change the deadline.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, TimeoutReason)> {
-        self.peers.values().filter_map(Peer::deadline).min()
+        let deadlines = self.peers.values().map(|peer| lock(peer).deadline());
+        deadlines.flatten().min()
     }
 
     /// Does what is due by `now`; an early call does nothing. Changes the deadline.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        for peer in self.peers.values_mut() {
-            peer.tick(now, &mut self.out);
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Output) {
+        for peer in self.peers.values_mut().map(exclusive) {
+            peer.tick(now, out);
         }
     }
 
     /// The peers, in the order in which they were added.
     #[must_use]
     pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
-        self.peers.values().map(|peer| peer.status(now)).collect()
+        let status = |peer: &Mutex<Peer<P::Session>>| lock(peer).status(now);
+        self.peers.values().map(status).collect()
     }
 
     /// What was dropped without concerning any one peer.
     #[must_use]
     pub fn drops(&self) -> Drops {
-        self.drops
+        *lock(&self.drops)
+    }
+
+    pub(crate) fn protocol(&self) -> &P {
+        &self.protocol
+    }
+
+    pub(crate) fn count_drop(&self, reason: DropReason) {
+        lock(&self.drops).add(reason, 1);
+    }
+
+    /// The slot of the peer with this key.
+    pub(crate) fn slot(&self, key: PublicKey) -> Option<u32> {
+        self.slots.get(&key).copied()
+    }
+
+    /// The slot of the peer that an inner address belongs to.
+    pub(crate) fn owner(&self, addr: Ipv6Addr) -> Option<u32> {
+        self.routes.lookup(addr)
+    }
+
+    /// The peer in a slot, for the caller alone.
+    pub(crate) fn peer(&self, slot: u32) -> Option<MutexGuard<'_, Peer<P::Session>>> {
+        self.peers.get(&slot).map(lock)
     }
 
     /// A slot that no peer had lately, so that late datagrams of a removed peer find nobody.
@@ -205,4 +227,13 @@ impl<P: Protocol> Router<P> {
             }
         }
     }
+}
+
+/// A thread that panicked takes its process along sooner or later; until then the others go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn exclusive<T>(mutex: &mut Mutex<T>) -> &mut T {
+    mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
 }

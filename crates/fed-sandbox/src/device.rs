@@ -19,8 +19,9 @@ pub(crate) fn open_driver() -> nix::Result<OwnedFd> {
     )
 }
 
-/// Makes the device `name` (1 to 15 bytes, no NUL) behind an open driver; reads and writes then
-/// move one bare IP packet each.
+/// Makes the device `name` (1 to 15 bytes, no NUL) behind an open driver. Reads and writes then
+/// move one IP packet each, with a `struct virtio_net_hdr` of 10 bytes before it, by which the
+/// owner may let the kernel cut and join packets (`TUNSETOFFLOAD`); without, none is asked for.
 pub(crate) fn make_tun(driver: &OwnedFd, name: &str) -> nix::Result<()> {
     #[expect(unsafe_code, reason = "ifreq has no constructor")]
     // SAFETY: ifreq is plain data, for which all zeros is valid.
@@ -31,8 +32,8 @@ pub(crate) fn make_tun(driver: &OwnedFd, name: &str) -> nix::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI;
-    request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("both flags are below 2^15");
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("all flags are below 2^15");
     #[expect(unsafe_code, reason = "an ioctl")]
     // SAFETY: the request is a whole ifreq and outlives the call.
     unsafe { tun_set_interface(driver.as_raw_fd(), &raw const request) }.map(drop)

@@ -110,8 +110,8 @@ impl Sandbox {
         self.inner.pid()
     }
 
-    /// Takes it apart into the TUN, whose reads and writes move one IP packet each and do not
-    /// block, and the client of PID 1.
+    /// Takes it apart into the TUN, made with `IFF_NO_PI` and `IFF_VNET_HDR`, whose reads and
+    /// writes move one IP packet each and do not block, and the client of PID 1.
     pub fn into_parts(self) -> (OwnedFd, Inner) {
         (self.tun, self.inner)
     }

@@ -1,4 +1,4 @@
-//! The task that owns a router and its packet path.
+//! The task that commands a packet path.
 
 use std::io;
 use std::net::UdpSocket;
@@ -7,37 +7,82 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fed_mesh::{Event, Router};
+use fed_mesh::{Output, Router};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::sleep_until;
 
 use crate::Handle;
 use crate::handle::{COMMANDS, Command, EVENTS, State, Status};
-use crate::path::Path;
+use crate::threads::{Shared, Threads};
+use crate::tun::Tun;
+use crate::udp::Udp;
 
-/// How long to sleep when nothing is due, which is the case without peers.
+/// How long to sleep at most while there are peers. Packets change what is due, and wake nobody:
+/// this is how late that may be noticed.
+const NAP: Duration = Duration::from_millis(250);
+
+/// How long to sleep without peers.
 const IDLE: Duration = Duration::from_secs(3600);
+
+/// What a packet path may leave to the kernel. Whatever a kernel lacks is done without; this is to
+/// do without what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// The TUN cuts and joins packets and completes checksums. Needs a device made with
+    /// `IFF_VNET_HDR`.
+    pub tun: bool,
+    /// UDP datagrams are sent many at a time (`UDP_SEGMENT`).
+    pub udp_send: bool,
+    /// UDP datagrams are received many at a time (`UDP_GRO`).
+    pub udp_receive: bool,
+}
+
+impl Offloads {
+    /// Whatever the kernel has.
+    pub const ALL: Self = Self {
+        tun: true,
+        udp_send: true,
+        udp_receive: true,
+    };
+}
 
 /// The owner of a router, a TUN device and a UDP socket.
 pub struct Driver {
-    router: Router,
-    path: Path,
-    events: broadcast::Sender<Event>,
+    threads: Threads,
+    out: Output,
 }
 
 impl Driver {
-    /// Spawns the task that moves packets between `tun` and `udp` through `router`, and returns the
-    /// means to command it. `tun` yields and takes one bare IP packet at a time (`IFF_NO_PI`,
-    /// without virtio headers); `udp` is bound, to IPv4 or to both families through IPv6. Both
-    /// are made non-blocking, and belong to the task, which closes them when it ends.
+    /// Starts to move packets between `tun` and `udp` through `router`, in two threads under the
+    /// command of a task, and returns the means to command that. `tun` is a TUN device made with
+    /// `IFF_NO_PI`, best with `IFF_VNET_HDR` too, or anything that yields and takes one IPv6 packet
+    /// at a time; `udp` is bound, to IPv4 or to both families through IPv6. Both are made
+    /// non-blocking, and are closed when the driver ends.
     ///
     /// # Errors
-    /// A descriptor cannot be watched or made non-blocking.
+    /// A descriptor cannot be made ready, or there can be no more threads.
     ///
     /// # Panics
-    /// Outside a tokio runtime with input, output and time enabled.
+    /// Outside a tokio runtime with time enabled.
     pub fn start(tun: OwnedFd, udp: UdpSocket, router: Router) -> io::Result<Handle> {
-        let path = Path::new(tun, udp)?;
+        Self::start_with(tun, udp, router, Offloads::ALL)
+    }
+
+    /// The same with some offloads only.
+    ///
+    /// # Errors
+    /// As [`Driver::start`].
+    ///
+    /// # Panics
+    /// As [`Driver::start`].
+    pub fn start_with(
+        tun: OwnedFd,
+        udp: UdpSocket,
+        router: Router,
+        offloads: Offloads,
+    ) -> io::Result<Handle> {
+        let tun = Tun::new(tun, offloads.tun)?;
+        let udp = Udp::new(udp, offloads.udp_send, offloads.udp_receive)?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
         let (ending, state) = watch::channel(State::Running);
@@ -47,9 +92,8 @@ impl Driver {
             state,
         };
         let driver = Self {
-            router,
-            path,
-            events,
+            threads: Threads::start(Shared::new(router, tun, udp, events)?)?,
+            out: Output::default(),
         };
         tokio::spawn(driver.run(inbox, ending));
         Ok(handle)
@@ -64,7 +108,7 @@ impl Driver {
             }
         };
         // Whoever waits for the inbox to close counts on the descriptors being closed by then.
-        drop(self);
+        self.threads.end().await;
         ending.send_replace(state);
         drop(inbox);
     }
@@ -73,87 +117,49 @@ impl Driver {
     async fn serve(&mut self, inbox: &mut mpsc::Receiver<Command>) -> io::Result<()> {
         let mut alarm = pin!(sleep_until(self.deadline()));
         loop {
-            self.flush();
-            let deadline = self.deadline();
-            if alarm.deadline() != deadline {
-                alarm.as_mut().reset(deadline);
-            }
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(Command::Stop) | None => return Ok(()),
                     Some(command) => self.obey(command),
                 },
-                readable = self.path.readable() => {
-                    readable?;
-                    self.read()?;
+                error = self.threads.failed() => return Err(error),
+                () = &mut alarm => {
+                    let shared = self.threads.shared();
+                    shared.change(&mut self.out, |router, out| {
+                        router.handle_timeout(Instant::now(), out);
+                    });
                 }
-                () = &mut alarm => self.router.handle_timeout(Instant::now()),
             }
+            alarm.as_mut().reset(self.deadline());
         }
     }
 
     fn deadline(&self) -> tokio::time::Instant {
-        let due = self.router.poll_timeout().map(|(at, _)| at);
-        due.unwrap_or_else(|| Instant::now() + IDLE).into()
-    }
-
-    fn read(&mut self) -> io::Result<()> {
-        let Self { router, path, .. } = self;
         let now = Instant::now();
-        path.read_tun(|packet| router.handle_inner(packet, now))?;
-        path.read_udp(|from, datagram| router.handle_datagram(from, datagram, now));
-        Ok(())
-    }
-
-    /// Sends all that the router has to hand out.
-    fn flush(&mut self) {
-        while let Some(transmit) = self.router.poll_transmit() {
-            self.path.send(&transmit);
-        }
-        while let Some(packet) = self.router.poll_deliver() {
-            self.path.deliver(&packet);
-        }
-        while let Some(event) = self.router.poll_event() {
-            log(&event);
-            // Nobody needs to listen.
-            drop(self.events.send(event));
-        }
+        let due = self.threads.shared().read().poll_timeout();
+        due.map_or(now + IDLE, |(at, _)| at.min(now + NAP)).into()
     }
 
     fn obey(&mut self, command: Command) {
         let now = Instant::now();
+        let shared = self.threads.shared();
         // Whoever asked may have gone since; then nobody misses the answer.
         match command {
             Command::SetPeers(peers, reply) => {
-                drop(reply.send(self.router.set_peers(peers, now)));
+                let set = |router: &mut Router, out: &mut Output| router.set_peers(peers, now, out);
+                drop(reply.send(shared.change(&mut self.out, set)));
             }
-            Command::Status(reply) => drop(reply.send(self.status(now))),
+            Command::Status(reply) => drop(reply.send(status(shared, now))),
             Command::Stop => {}
-        }
-    }
-
-    fn status(&self, now: Instant) -> Status {
-        Status {
-            peers: self.router.peers(now),
-            drops: self.router.drops(),
-            losses: self.path.losses,
         }
     }
 }
 
-fn log(event: &Event) {
-    match event {
-        Event::HandshakeCompleted { peer, endpoint } => {
-            tracing::info!(%peer, %endpoint, "handshake completed");
-        }
-        Event::EndpointChanged { peer, from, to } => {
-            tracing::info!(%peer, ?from, %to, "peer moved");
-        }
-        Event::PeerSilent { peer, silence } => {
-            tracing::info!(%peer, seconds = silence.as_secs(), "peer is silent");
-        }
-        Event::PeerReturned { peer, silence } => {
-            tracing::info!(%peer, seconds = silence.as_secs(), "peer is heard again");
-        }
+fn status(shared: &Shared, now: Instant) -> Status {
+    let router = shared.read();
+    Status {
+        peers: router.peers(now),
+        drops: router.drops(),
+        losses: shared.losses.losses(),
     }
 }

@@ -104,7 +104,7 @@ fn cargo(ground: &Ground, arguments: &[&str]) -> Command {
 /// Installs what is missing; without the right to, only CI minds, and the steps that need a package
 /// say so themselves.
 fn debian_packages(ground: &Ground, log: &mut Log) -> Result<()> {
-    let missing = packages::missing();
+    let missing = packages::missing(packages::ALL);
     if missing.is_empty() {
         return log.note("all Debian packages that the tests need are there");
     }
@@ -112,7 +112,7 @@ fn debian_packages(ground: &Ground, log: &mut Log) -> Result<()> {
     match packages::installation(&missing) {
         Some(commands) => {
             let result = log.run_all(commands);
-            if !packages::missing().is_empty() {
+            if !packages::missing(packages::ALL).is_empty() {
                 result?;
                 bail!("{advice}");
             }

@@ -1,13 +1,14 @@
 //! Bytes from strangers and from peers that have gone mad: nothing panics, all is counted.
 
 use fed_mesh::{
-    Content, DropReason, Ipv6Prefix, Noise, PeerConfig, PrivateKey, Protocol as _, Router,
-    Session as _,
+    Content, DropReason, Ipv6Prefix, Noise, PeerConfig, PrivateKey, Protocol as _, ROOM_MIN,
+    Router, Session as _,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use crate::node::Node;
 use crate::packet::ipv6;
 use crate::pair::{INNER, Pair};
 
@@ -93,7 +94,7 @@ proptest! {
         let [mad, bob] = keys.each_ref().map(PrivateKey::public_key);
         let [mad_key, bob_key] = keys;
         let mut session = Noise::new(mad_key).session(bob, 0, now);
-        let mut router = Router::new(bob_key, now);
+        let mut router = Node::new(Router::new(bob_key, now));
         let peer = PeerConfig {
             public_key: mad,
             endpoint: None,
@@ -104,9 +105,10 @@ proptest! {
         let initiation = session.initiate(now).unwrap();
         router.handle_datagram(from, &initiation, now);
         let response = router.poll_transmit().unwrap().payload;
-        let opened = session.open(&response, now).unwrap();
+        let opened = session.open(&response, &mut [0; ROOM_MIN], now).unwrap();
         prop_assert!(opened.completed && matches!(opened.content, Content::Reply(_)));
 
+        let mut room = [0; 1000];
         let mut any_bytes = payload.clone();
         any_bytes[0] = head << 4 | payload[0] & 15;
         let whole = ipv6(INNER[0], INNER[1], &payload);
@@ -114,10 +116,12 @@ proptest! {
         let mut padded = whole.clone();
         padded.extend(&payload);
         for inner in [any_bytes, cut] {
-            router.handle_datagram(from, &session.seal(&inner, now).unwrap(), now);
+            let length = session.seal(&inner, &mut room, now).unwrap();
+            router.handle_datagram(from, &room[..length], now);
         }
         // Padding behind the packet is allowed, and taken off.
-        router.handle_datagram(from, &session.seal(&padded, now).unwrap(), now);
+        let length = session.seal(&padded, &mut room, now).unwrap();
+        router.handle_datagram(from, &room[..length], now);
         let status = router.peers(now).remove(0);
         prop_assert_eq!(status.drops.get(DropReason::MalformedDecrypted), 2);
         prop_assert_eq!(router.poll_deliver(), Some(whole));

@@ -2,6 +2,8 @@
 //! routers in memory.
 
 mod hostile;
+#[path = "../sim/node.rs"]
+mod node;
 mod noise;
 #[path = "../sim/packet.rs"]
 mod packet;

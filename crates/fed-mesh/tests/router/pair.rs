@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use fed_mesh::{Event, PeerConfig, PeerStatus, PrivateKey, Router};
 
+use crate::node::Node;
 use crate::packet::ipv6;
 
 /// The two routers; index 0 is `alice`, 1 is `bob`.
 pub(crate) struct Pair {
-    pub(crate) routers: [Router; 2],
+    pub(crate) routers: [Node; 2],
     /// Where each one's datagrams come from.
     pub(crate) outer: [SocketAddr; 2],
     pub(crate) now: Instant,
@@ -29,7 +30,7 @@ impl Pair {
             "192.0.2.1:51820".parse().expect("an address"),
             "192.0.2.2:51820".parse().expect("an address"),
         ];
-        let mut routers = keys.clone().map(|key| Router::new(key, now));
+        let mut routers = keys.clone().map(|key| Node::new(Router::new(key, now)));
         for node in [0, 1] {
             let peer = PeerConfig {
                 public_key: keys[1 - node].public_key(),

@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use fed_mesh::{
     Addressee, Content, DropReason, Ipv6Prefix, Opened, PeerConfig, Protocol, PublicKey, Refusal,
-    Router, Session, SetPeersError, Tick, Transmit,
+    Router, Session, SetPeersError, Tick,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::node::{Node, Transmit};
 use crate::packet::ipv6;
 
 /// A protocol without secrets or handshakes: a datagram is the sender's key and the packet.
@@ -43,17 +44,26 @@ impl Session for PlainSession {
         true
     }
 
-    fn seal(&mut self, inner: &[u8], _now: Instant) -> Option<Vec<u8>> {
-        Some([self.0.as_bytes(), inner].concat())
+    fn seal(&mut self, inner: &[u8], room: &mut [u8], _now: Instant) -> Option<usize> {
+        let datagram = [self.0.as_bytes(), inner].concat();
+        room[..datagram.len()].copy_from_slice(&datagram);
+        Some(datagram.len())
     }
 
     fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {
         None
     }
 
-    fn open(&mut self, datagram: &[u8], _now: Instant) -> Result<Opened, DropReason> {
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        room: &mut [u8],
+        _now: Instant,
+    ) -> Result<Opened, DropReason> {
+        let inner = &datagram[32..];
+        room[..inner.len()].copy_from_slice(inner);
         Ok(Opened {
-            content: Content::Inner(datagram[32..].to_vec()),
+            content: Content::Inner(inner.len()),
             completed: false,
         })
     }
@@ -125,8 +135,11 @@ fn owner(peers: &[PeerConfig], addr: Ipv6Addr) -> Option<usize> {
         .map(|(_, peer)| peer)
 }
 
-fn router(peers: &[PeerConfig], now: Instant) -> Router<Plain> {
-    let mut router = Router::with_protocol(Plain(PublicKey::from_bytes(OWN)), now);
+fn router(peers: &[PeerConfig], now: Instant) -> Node<Plain> {
+    let mut router = Node::new(Router::with_protocol(
+        Plain(PublicKey::from_bytes(OWN)),
+        now,
+    ));
     router.set_peers(peers.to_vec(), now).unwrap();
     router
 }

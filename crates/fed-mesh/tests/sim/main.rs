@@ -3,6 +3,7 @@
 //! node, unchanged, once.
 
 mod network;
+mod node;
 mod packet;
 mod toy;
 mod world;

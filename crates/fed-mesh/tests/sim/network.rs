@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use fed_mesh::Transmit;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+
+use crate::node::Transmit;
 
 /// How bad the network is.
 #[derive(Clone, Debug)]

@@ -184,12 +184,12 @@ impl ToySession {
         self.add(local, remote, true, now);
         self.current = Some(local);
         Some(Opened {
-            content: Content::Reply(self.seal(&[], now)?),
+            content: Content::Reply(self.sealed(&[], now)?),
             completed: true,
         })
     }
 
-    fn data(&mut self, message: &[u8]) -> Result<Opened, DropReason> {
+    fn data(&mut self, message: &[u8], room: &mut [u8]) -> Result<Opened, DropReason> {
         let undecryptable = DropReason::Undecryptable;
         let local = message.get(1..5).and_then(|b| b.try_into().ok());
         let keys = self
@@ -213,19 +213,16 @@ impl ToySession {
             content: if inner.is_empty() {
                 Content::Keepalive
             } else {
-                Content::Inner(inner)
+                room[..inner.len()].copy_from_slice(&inner);
+                Content::Inner(inner.len())
             },
             completed,
         })
     }
 }
 
-impl Session for ToySession {
-    fn is_ready(&self) -> bool {
-        self.current.is_some()
-    }
-
-    fn seal(&mut self, inner: &[u8], now: Instant) -> Option<Vec<u8>> {
+impl ToySession {
+    fn sealed(&mut self, inner: &[u8], now: Instant) -> Option<Vec<u8>> {
         let keys = self.current.and_then(|index| self.keys(index))?;
         let counter = keys.sent;
         keys.sent += 1;
@@ -239,16 +236,33 @@ impl Session for ToySession {
         }
         Some(message)
     }
+}
+
+impl Session for ToySession {
+    fn is_ready(&self) -> bool {
+        self.current.is_some()
+    }
+
+    fn seal(&mut self, inner: &[u8], room: &mut [u8], now: Instant) -> Option<usize> {
+        let message = self.sealed(inner, now)?;
+        room[..message.len()].copy_from_slice(&message);
+        Some(message.len())
+    }
 
     fn initiate(&mut self, now: Instant) -> Option<Vec<u8>> {
         self.initiation.is_none().then(|| self.initiation(now))
     }
 
-    fn open(&mut self, datagram: &[u8], now: Instant) -> Result<Opened, DropReason> {
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        room: &mut [u8],
+        now: Instant,
+    ) -> Result<Opened, DropReason> {
         let opened = match datagram.first() {
             Some(1) => self.answer(datagram, now),
             Some(2) => self.complete(datagram, now),
-            _ => Some(self.data(datagram)?),
+            _ => Some(self.data(datagram, room)?),
         };
         let opened = opened.ok_or(DropReason::HandshakeRefused)?;
         self.unanswered = None;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fed_mesh::{Event, Ipv6Prefix, KEEPALIVE, PeerConfig, PublicKey, Router};
 
 use crate::network::{Network, Partition, Weather};
+use crate::node::Node;
 use crate::packet::ipv6;
 use crate::toy::Toy;
 
@@ -29,7 +30,7 @@ pub(crate) struct World {
     start: Instant,
     pub(crate) now: Duration,
     seed: u64,
-    routers: Vec<Router<Toy>>,
+    routers: Vec<Node<Toy>>,
     network: Network,
     /// When the next round of packets is due; `None` for a silent mesh.
     traffic: Option<Duration>,
@@ -69,7 +70,7 @@ impl World {
         self.routers[node] = self.router(node);
     }
 
-    pub(crate) fn router_mut(&mut self, node: usize) -> &mut Router<Toy> {
+    pub(crate) fn router_mut(&mut self, node: usize) -> &mut Node<Toy> {
         &mut self.routers[node]
     }
 
@@ -77,7 +78,10 @@ impl World {
     pub(crate) fn run_until(&mut self, end: Duration) {
         loop {
             self.flush();
-            let timeouts = self.routers.iter().filter_map(Router::poll_timeout);
+            let timeouts = self
+                .routers
+                .iter()
+                .filter_map(|router| router.poll_timeout());
             let timeout = timeouts.map(|(at, _)| at.duration_since(self.start)).min();
             let next = [timeout, self.network.next_arrival(), self.traffic];
             let next = next.into_iter().flatten().min().unwrap_or(end);
@@ -136,12 +140,12 @@ impl World {
         self.start + self.now
     }
 
-    fn router(&self, node: usize) -> Router<Toy> {
+    fn router(&self, node: usize) -> Node<Toy> {
         let toy = Toy {
             own: key(node),
             epoch: self.start,
         };
-        let mut router = Router::with_protocol(toy, self.instant());
+        let mut router = Node::new(Router::with_protocol(toy, self.instant()));
         let peers = (0..NODES)
             .filter(|peer| *peer != node)
             .map(config)

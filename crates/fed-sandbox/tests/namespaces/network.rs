@@ -57,6 +57,9 @@ pub(crate) fn sockets(world: &World) {
     });
 }
 
+/// What stands before each packet of a device with `IFF_VNET_HDR`, in bytes.
+const NOTE: usize = 10;
+
 pub(crate) fn packets(world: &World) {
     world.live(async |live| {
         let script = format!(
@@ -68,23 +71,26 @@ pub(crate) fn packets(world: &World) {
         );
         let id = live.start("datagram", &["python3", "-c", &script]).await;
         let mut tun = std::fs::File::from(live.tun.try_clone().unwrap());
-        let mut packet = vec![0; 2000];
+        let mut read = vec![0; 2000];
         let length = loop {
             let mut watched = [PollFd::new(tun.as_fd(), PollFlags::POLLIN)];
             assert_eq!(poll(&mut watched, PollTimeout::from(30_000_u16)), Ok(1));
-            let length = tun.read(&mut packet).unwrap();
+            let length = tun.read(&mut read).unwrap();
             // Others are the kernel's multicast reports. 17 is UDP.
-            if packet[6] == 17 {
+            if read[NOTE + 6] == 17 {
                 break length;
             }
         };
+        // Nothing is left to a device that has not offered it.
+        assert_eq!(read[..NOTE], [0; NOTE]);
+        let packet = &mut read[NOTE..length];
         assert_eq!(packet[8..24], ADDRESS.octets());
         assert_eq!(packet[24..40], ELSEWHERE.octets());
-        assert_eq!(&packet[48..length], b"there and back");
+        assert_eq!(&packet[48..], b"there and back");
         // The checksum is a sum, so it holds with the ends swapped.
         packet[8..40].rotate_left(16);
         packet[40..44].rotate_left(2);
-        tun.write_all(&packet[..length]).unwrap();
+        tun.write_all(&read[..length]).unwrap();
         assert_eq!(live.end_of(id).await, ExitStatus::Code(0));
         assert_eq!(live.output("datagram"), "there and back\n");
     });

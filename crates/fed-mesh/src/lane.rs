@@ -1,0 +1,134 @@
+//! Batches of packets through a router, in one direction.
+//!
+//! A lane keeps the peer of the last packet locked, because packets come in bursts of one flow: the
+//! look-up and the lock are paid for once a burst. Drop it when the batch is over.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::MutexGuard;
+use std::time::Instant;
+
+use crate::packet::{self, Addresses};
+use crate::peer::{Peer, canonical};
+use crate::{Addressee, DropReason, Output, Protocol, Refusal, Router};
+
+/// Packets from the TUN, on their way to the peers. See [`Router::outbound`].
+pub struct Outbound<'r, P: Protocol> {
+    router: &'r Router<P>,
+    now: Instant,
+    /// The last destination, and its peer.
+    last: Option<(Ipv6Addr, MutexGuard<'r, Peer<P::Session>>)>,
+}
+
+impl<'r, P: Protocol> Outbound<'r, P> {
+    pub(crate) fn new(router: &'r Router<P>, now: Instant) -> Self {
+        Self {
+            router,
+            now,
+            last: None,
+        }
+    }
+
+    /// Takes in one packet from the TUN. May change the deadline.
+    pub fn push(&mut self, packet: &[u8], out: &mut Output) {
+        let reason = match packet::addresses(packet) {
+            None => DropReason::MalformedInner,
+            Some(_) if packet.len() > self.router.mtu() => DropReason::TooBig,
+            Some(Addresses { destination, .. }) => match self.peer(destination) {
+                Some(peer) => {
+                    let now = self.now;
+                    return self
+                        .last
+                        .insert((destination, peer))
+                        .1
+                        .send_inner(packet, now, out);
+                }
+                None => DropReason::NoRoute,
+            },
+        };
+        self.router.count_drop(reason);
+    }
+
+    fn peer(&mut self, destination: Ipv6Addr) -> Option<MutexGuard<'r, Peer<P::Session>>> {
+        match self.last.take() {
+            Some((last, peer)) if last == destination => Some(peer),
+            // Unlocked before the next is locked, which may be the same.
+            before => {
+                drop(before);
+                self.router.peer(self.router.owner(destination)?)
+            }
+        }
+    }
+}
+
+/// Datagrams from the network, on their way to the TUN. See [`Router::inbound`].
+pub struct Inbound<'r, P: Protocol> {
+    router: &'r Router<P>,
+    now: Instant,
+    /// The last slot, and its peer.
+    last: Option<(u32, MutexGuard<'r, Peer<P::Session>>)>,
+    /// The last source address, and whose it is.
+    owner: Option<(Ipv6Addr, Option<u32>)>,
+}
+
+impl<'r, P: Protocol> Inbound<'r, P> {
+    pub(crate) fn new(router: &'r Router<P>, now: Instant) -> Self {
+        Self {
+            router,
+            now,
+            last: None,
+            owner: None,
+        }
+    }
+
+    /// Takes in one datagram. May change the deadline.
+    pub fn push(&mut self, from: SocketAddr, datagram: &[u8], out: &mut Output) {
+        let from = canonical(from);
+        let protocol = self.router.protocol();
+        let slot = match protocol.address(from.ip(), datagram, self.now) {
+            Ok(Addressee::Slot(slot)) => Some(slot),
+            Ok(Addressee::Key(key)) => self.router.slot(key),
+            Err(Refusal::Drop(reason)) => return self.router.count_drop(reason),
+            Err(Refusal::Challenge(payload)) => {
+                self.router.count_drop(DropReason::UnderLoad);
+                return out.push_transmit(from, &payload);
+            }
+        };
+        let Some((slot, mut peer)) = slot.and_then(|slot| Some((slot, self.peer(slot)?))) else {
+            return self.router.count_drop(DropReason::UnknownPeer);
+        };
+        if let Some(length) = peer.receive(from, datagram, self.now, out) {
+            match packet::addresses(out.next_packet(length)) {
+                None => peer.count_drop(DropReason::MalformedDecrypted, 1),
+                Some(Addresses { source, .. }) if self.owner(source) != Some(slot) => {
+                    peer.count_drop(DropReason::SourceNotAllowed, 1);
+                }
+                Some(_) => {
+                    peer.delivered(length);
+                    out.keep_packet(length);
+                }
+            }
+        }
+        self.last = Some((slot, peer));
+    }
+
+    fn peer(&mut self, slot: u32) -> Option<MutexGuard<'r, Peer<P::Session>>> {
+        match self.last.take() {
+            Some((last, peer)) if last == slot => Some(peer),
+            before => {
+                drop(before);
+                self.router.peer(slot)
+            }
+        }
+    }
+
+    fn owner(&mut self, source: Ipv6Addr) -> Option<u32> {
+        match self.owner {
+            Some((last, owner)) if last == source => owner,
+            _ => {
+                let owner = self.router.owner(source);
+                self.owner = Some((source, owner));
+                owner
+            }
+        }
+    }
+}

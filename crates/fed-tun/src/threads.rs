@@ -1,0 +1,274 @@
+//! The two threads of a packet path, one for each direction.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::Instant;
+
+use fed_mesh::{Event, Output, Router};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::join::Joiner;
+use crate::losses::Counters;
+use crate::tun::Tun;
+use crate::udp::{Arrivals, Sent, Udp};
+
+/// Bytes and packets gathered from the TUN before they are sent: about as much as goes out in one
+/// call.
+const GATHERED_BYTES: usize = 65_536;
+const GATHERED_PACKETS: usize = 64;
+
+/// What the threads and their driver share.
+pub(crate) struct Shared {
+    pub(crate) router: RwLock<Router>,
+    pub(crate) tun: Tun,
+    pub(crate) udp: Udp,
+    pub(crate) losses: Counters,
+    pub(crate) events: broadcast::Sender<Event>,
+    /// Readable once the threads are to end.
+    stop: EventFd,
+}
+
+/// Running threads, told to end when this is dropped.
+pub(crate) struct Threads {
+    shared: Arc<Shared>,
+    ended: mpsc::UnboundedReceiver<io::Error>,
+}
+
+impl Threads {
+    /// Starts both.
+    pub(crate) fn start(shared: Shared) -> io::Result<Self> {
+        let shared = Arc::new(shared);
+        let (ending, ended) = mpsc::unbounded_channel();
+        let threads = Self {
+            shared: Arc::clone(&shared),
+            ended,
+        };
+        let directions: [(&str, fn(&Shared) -> io::Result<()>); 2] =
+            [("mesh-outbound", outbound), ("mesh-inbound", inbound)];
+        for (name, direction) in directions {
+            let (shared, ending) = (Arc::clone(&shared), ending.clone());
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || {
+                    let result = direction(&shared);
+                    // Whoever waits for the end counts on the descriptors being closed by then.
+                    drop(shared);
+                    if let Err(error) = result {
+                        // Nobody may be left to be told.
+                        let _ = ending.send(error);
+                    }
+                })?;
+        }
+        Ok(threads)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Waits for a thread that ends by itself, and says why. May be cancelled without loss.
+    pub(crate) async fn failed(&mut self) -> io::Error {
+        match self.ended.recv().await {
+            Some(error) => error,
+            None => io::Error::other("both threads have ended without being told to"),
+        }
+    }
+
+    /// Ends both threads, and returns when their descriptors are closed.
+    pub(crate) async fn end(mut self) {
+        self.shared.stop();
+        let mut ended = std::mem::replace(&mut self.ended, mpsc::unbounded_channel().1);
+        drop(self);
+        // The channel closes when both threads have dropped their ends of it.
+        while ended.recv().await.is_some() {}
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        router: Router,
+        tun: Tun,
+        udp: Udp,
+        events: broadcast::Sender<Event>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            router: RwLock::new(router),
+            tun,
+            udp,
+            losses: Counters::default(),
+            events,
+            stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+        })
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Router> {
+        self.router.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Router> {
+        self.router.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the router and sends what comes of it, before anything else can be sent.
+    pub(crate) fn change<T>(
+        &self,
+        out: &mut Output,
+        change: impl FnOnce(&mut Router, &mut Output) -> T,
+    ) -> T {
+        let mut router = self.write();
+        let result = change(&mut router, out);
+        self.send_or_lose(out);
+        drop(router);
+        self.tell(out);
+        out.clear();
+        result
+    }
+
+    fn send_or_lose(&self, out: &Output) {
+        for train in self.udp.trains(out) {
+            if self.udp.send(train, &self.losses) == Sent::Full {
+                self.losses.udp_full.add(train.datagrams());
+            }
+        }
+    }
+
+    fn tell(&self, out: &mut Output) {
+        while let Some(event) = out.poll_event() {
+            log(&event);
+            // Nobody needs to listen.
+            drop(self.events.send(event));
+        }
+    }
+
+    fn stop(&self) {
+        // It fails only when it is full, and then it is readable.
+        let _ = self.stop.write(1);
+    }
+
+    /// Waits until `descriptor` is ready; whether it is not time to end.
+    fn wait(&self, descriptor: &impl AsFd, ready: PollFlags) -> io::Result<bool> {
+        let mut watched = [
+            PollFd::new(descriptor.as_fd(), ready),
+            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+        ];
+        loop {
+            match poll(&mut watched, PollTimeout::NONE) {
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(!watched[1].any().unwrap_or(true))
+    }
+}
+
+/// From the TUN to the network, until told to end.
+fn outbound(shared: &Shared) -> io::Result<()> {
+    let mut out = Output::default();
+    let mut memory = vec![0; Tun::ROOM + GATHERED_BYTES];
+    let mut reads = Vec::with_capacity(GATHERED_PACKETS);
+    loop {
+        if !gather(&shared.tun, &mut memory, &mut reads)? {
+            if !shared.wait(&shared.tun, PollFlags::POLLIN)? {
+                return Ok(());
+            }
+            continue;
+        }
+        let router = shared.read();
+        let mut lane = router.outbound(Instant::now());
+        let mut rest = &mut memory[..];
+        for length in &reads {
+            let (read, next) = rest.split_at_mut(*length);
+            rest = next;
+            shared
+                .tun
+                .packets(read, |packet| lane.push(packet, &mut out));
+        }
+        drop(lane);
+        drop(router);
+        for train in shared.udp.trains(&out) {
+            // What waits meanwhile waits in the TUN, where the senders notice.
+            while shared.udp.send(train, &shared.losses) == Sent::Full {
+                if !shared.wait(&shared.udp, PollFlags::POLLOUT)? {
+                    return Ok(());
+                }
+            }
+        }
+        shared.tell(&mut out);
+        out.clear();
+    }
+}
+
+/// Reads what waits in the TUN, up to about as much as goes out in one call, back to back into
+/// `memory`, and notes the length of each read. Whether there was anything.
+fn gather(tun: &Tun, memory: &mut [u8], reads: &mut Vec<usize>) -> io::Result<bool> {
+    reads.clear();
+    let mut used = 0;
+    while reads.len() < GATHERED_PACKETS && used < GATHERED_BYTES {
+        let Some(length) = tun.read(&mut memory[used..used + Tun::ROOM])? else {
+            break;
+        };
+        reads.push(length);
+        used += length;
+    }
+    Ok(!reads.is_empty())
+}
+
+/// From the network to the TUN, until told to end.
+fn inbound(shared: &Shared) -> io::Result<()> {
+    let mut out = Output::default();
+    let mut arrivals = Arrivals::default();
+    let mut joiner = Joiner::default();
+    loop {
+        if !shared.udp.receive(&mut arrivals, &shared.losses) {
+            if !shared.wait(&shared.udp, PollFlags::POLLIN)? {
+                return Ok(());
+            }
+            continue;
+        }
+        let now = Instant::now();
+        let router = shared.read();
+        let mut lane = router.inbound(now);
+        for (from, datagram) in arrivals.datagrams() {
+            lane.push(from, datagram, &mut out);
+        }
+        drop(lane);
+        drop(router);
+        shared.send_or_lose(&out);
+        shared.tun.write(&out, &mut joiner, &shared.losses);
+        shared.tell(&mut out);
+        let waiting = out.has_waiting();
+        out.clear();
+        if waiting {
+            shared.change(&mut out, |router, out| router.send_waiting(now, out));
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::HandshakeCompleted { peer, endpoint } => {
+            tracing::info!(%peer, %endpoint, "handshake completed");
+        }
+        Event::EndpointChanged { peer, from, to } => {
+            tracing::info!(%peer, ?from, %to, "peer moved");
+        }
+        Event::PeerSilent { peer, silence } => {
+            tracing::info!(%peer, seconds = silence.as_secs(), "peer is silent");
+        }
+        Event::PeerReturned { peer, silence } => {
+            tracing::info!(%peer, seconds = silence.as_secs(), "peer is heard again");
+        }
+    }
+}

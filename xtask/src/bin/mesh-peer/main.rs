@@ -1,0 +1,136 @@
+//! One end of a mesh, for `cargo xtask bench mesh`: the sandbox, router and packet path of a node,
+//! with nothing around them.
+//!
+//! It prints a line `{"public_key", "port", "pid"}`, where `pid` is the first process of the
+//! sandbox, and reads lines `PUBLIC_KEY ENDPOINT PREFIX…`, one for each peer, which count from an empty line on.
+//! It ends when its standard input does, and then prints its counters.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is read by the benchmark"
+)]
+
+mod swarm;
+
+use std::io::BufRead as _;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use fed_mesh::{KEEPALIVE, PeerConfig, PrivateKey, Router};
+use fed_sandbox::{SandboxSpec, TunSpec};
+use fed_tun::{Driver, Offloads};
+
+/// One end of a mesh.
+#[derive(Parser)]
+struct Arguments {
+    /// The inner address, of a /48 that is routed into the mesh
+    #[arg(long)]
+    address: Ipv6Addr,
+    /// The largest inner packet, in bytes
+    #[arg(long)]
+    mtu: u16,
+    /// Where to listen
+    #[arg(long)]
+    listen: SocketAddr,
+    /// An empty folder
+    #[arg(long)]
+    scratch: PathBuf,
+    /// Be so many nodes in one process instead, without devices, that only keep in touch
+    #[arg(long)]
+    swarm: Option<usize>,
+    /// Do without this offload of the kernel
+    #[arg(long)]
+    without: Vec<Offload>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Offload {
+    Tun,
+    UdpSend,
+    UdpReceive,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(nodes) = arguments.swarm {
+        return swarm::run(nodes, arguments.listen);
+    }
+    let udp = UdpSocket::bind(arguments.listen)
+        .with_context(|| format!("cannot listen at {}", arguments.listen))?;
+    // Before the runtime: the sandbox is made by a process with one thread.
+    let sandbox = fed_sandbox::spawn(&SandboxSpec {
+        hostname: "mesh-peer".to_owned(),
+        tun: TunSpec {
+            name: "fed0".to_owned(),
+            address: arguments.address,
+            prefix_len: 48,
+            mtu: arguments.mtu.into(),
+        },
+        read_only: vec!["/usr".into()],
+        scratch: arguments.scratch.clone(),
+        hosts: Vec::new(),
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(&arguments, udp, sandbox))
+}
+
+async fn serve(arguments: &Arguments, udp: UdpSocket, sandbox: fed_sandbox::Sandbox) -> Result<()> {
+    let (pid, port) = (sandbox.pid(), udp.local_addr()?.port());
+    let (tun, inner) = sandbox.into_parts();
+    let key = PrivateKey::generate();
+    let public_key = key.public_key().to_string();
+    let router = Router::new(key, Instant::now()).with_mtu(arguments.mtu.into());
+    let has = |offload| !arguments.without.contains(&offload);
+    let offloads = Offloads {
+        tun: has(Offload::Tun),
+        udp_send: has(Offload::UdpSend),
+        udp_receive: has(Offload::UdpReceive),
+    };
+    let handle = Driver::start_with(tun, udp, router, offloads)?;
+    let ready = serde_json::json!({ "public_key": public_key, "port": port, "pid": pid });
+    println!("{ready}");
+    // Reading blocks, and nothing tells when it would not.
+    let (tell, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut lines = std::io::stdin().lock().lines();
+        while let Some(Ok(line)) = lines.next() {
+            if tell.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let mut peers = Vec::new();
+    while let Some(line) = lines.recv().await {
+        if line.is_empty() {
+            handle.set_peers(std::mem::take(&mut peers)).await?;
+        } else {
+            peers.push(peer(&line)?);
+        }
+    }
+    let status = handle.status().await?;
+    eprintln!("{status:?}");
+    // Dropped only now: the sandbox ends with it.
+    drop(inner);
+    Ok(())
+}
+
+/// A peer from its line.
+fn peer(line: &str) -> Result<PeerConfig> {
+    let mut words = line.split_whitespace();
+    let (Some(key), Some(endpoint)) = (words.next(), words.next()) else {
+        bail!("{line:?} is no peer: `PUBLIC_KEY ENDPOINT PREFIX...`");
+    };
+    let prefixes = words.map(|word| word.parse().map_err(anyhow::Error::from));
+    Ok(PeerConfig {
+        public_key: key.parse()?,
+        endpoint: Some(endpoint.parse()?),
+        allowed_ips: prefixes.collect::<Result<_>>()?,
+        keepalive: Some(KEEPALIVE),
+    })
+}
