@@ -11,6 +11,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -89,12 +91,17 @@ def provoke_steals(client: Any) -> list[int]:
     """Submit tasks that want to be where their data is, while the other pool has nothing to do."""
     from distributed import wait
 
-    sources = client.map(int, range(60), resources={f"pool-{HOME}": 0}, pure=False)
+    sources = client.map(_block, range(60), resources={f"pool-{HOME}": 0}, pure=False)
     wait(sources)
     return client.gather(client.map(_linger, sources, pure=False))
 
 
-def _linger(value: int) -> int:
+def _block(value: int) -> Any:
+    # Large enough that it should not cross; little to move, as stock Dask reckons.
+    return np.full(1 << 17, value, dtype="f8")
+
+
+def _linger(block: Any) -> int:
     # Long at home, and no time elsewhere: whoever may steal, does.
     time.sleep(0.1 if sys.fed_test_pool == HOME else 0.001)  # type: ignore[attr-defined]
-    return value
+    return int(block[0])
