@@ -110,7 +110,7 @@ def test_the_first_step_of_a_reduction_is_as_small_as_it_is() -> None:
     mean = da.ones((100, 60), chunks=(50, 20), dtype="f8").mean(axis=0)
     blocks = blocks_of_layers(mean.dask.layers)
     chunk = next(name for name in blocks if name.startswith("mean_chunk"))
-    assert blocks[chunk].nbytes((1, 2)) == 20 * 8
+    assert blocks[chunk].nbytes((1, 2)) == 2 * 20 * 8  # sums and counts
 
 
 def test_sizes_that_are_learned_go_before_those_that_are_guessed() -> None:
@@ -124,6 +124,15 @@ def test_sizes_that_are_learned_go_before_those_that_are_guessed() -> None:
     assert estimator.nbytes("x-2", task("x-2"), []) == 600  # of its prefix
     assert estimator.nbytes("other-2", task("other-2"), [3, 40]) == 40
     assert estimator.nbytes("other-2", task("other-2"), []) == UNKNOWN_ROOT
+
+
+def test_a_name_that_stands_for_many_sizes_tells_nothing() -> None:
+    learned = Learned()
+    for nbytes in (10, 1000):
+        learned.add("load-1", "load", nbytes)
+    learned.add("getitem-1", "getitem", 10)
+    assert learned.of_prefix("load-2") is None
+    assert learned.of_prefix("getitem-2") is None
 
 
 def test_a_piece_is_smaller_than_its_block() -> None:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 SMALL = 1 << 10
 """Bytes of an object that is no array or table, such as the handle of a file."""
 
+SPREAD = 8
+"""Ratio of the largest to the smallest output of a name beyond which the name tells nothing."""
+
+_GENERIC = frozenset({"getitem", "finalize", "concatenate", "stack", "transpose", "reshape"})
+"""Names of tasks whose outputs are as large as what they are given."""
+
 UNKNOWN_ROOT = 1 << 20
 """Bytes of what a task without inputs reads, when nothing tells."""
 
@@ -42,6 +48,14 @@ class Blocks:
         return None if math.isnan(size) else int(size)
 
 
+_ARRAYS = {
+    **dict.fromkeys(("mean_chunk", "mean_combine"), 2),  # counts and sums
+    **dict.fromkeys(("moment_chunk", "moment_combine"), 3),  # and sums of squares
+    **dict.fromkeys(("arg_chunk", "_arg_combine"), 2),  # values and positions
+}
+"""Arrays in what the steps of a reduction hand on, where Dask notes one; by the layer's prefix."""
+
+
 def blocks_of_layers(layers: Mapping[str, Any]) -> dict[str, Blocks]:
     """Return the blocks of the arrays that the layers of a high-level graph make, by name.
 
@@ -59,7 +73,8 @@ def blocks_of_layers(layers: Mapping[str, Any]) -> dict[str, Blocks]:
         # An array of objects has pointers of 8 bytes; what they point to is unknown.
         if dtype.hasobject:
             continue
-        found[name] = Blocks(_reduced(layer, chunks), dtype.itemsize)
+        arrays = _ARRAYS.get(name.partition("-")[0], 1)
+        found[name] = Blocks(_reduced(layer, chunks), dtype.itemsize * arrays)
     return found
 
 
@@ -83,7 +98,7 @@ class Learned:
 
     def __init__(self) -> None:
         self._groups: dict[Any, tuple[int, int]] = {}
-        self._prefixes: dict[str, tuple[int, int]] = {}
+        self._prefixes: dict[str, tuple[int, int, int, int]] = {}
 
     def add(self, key: Any, prefix: str, nbytes: int) -> None:
         """Take note of one finished task."""
@@ -92,8 +107,9 @@ class Learned:
             self._groups[key[0]] = count + 1, total + nbytes
             if len(self._groups) > self.LIMIT:
                 del self._groups[next(iter(self._groups))]
-        count, total = self._prefixes.get(prefix, (0, 0))
-        self._prefixes[prefix] = count + 1, total + nbytes
+        count, total, least, most = self._prefixes.get(prefix, (0, 0, nbytes, nbytes))
+        entry = count + 1, total + nbytes, min(least, nbytes), max(most, nbytes)
+        self._prefixes[prefix] = entry
 
     def of_group(self, key: Any) -> int | None:
         """Return the mean of the collection that a key belongs to."""
@@ -101,9 +117,13 @@ class Learned:
         return None if entry is None else entry[1] // entry[0]
 
     def of_prefix(self, key: Any) -> int | None:
-        """Return the mean of all tasks of the same name, whatever they were made of."""
-        entry = self._prefixes.get(key_split(key))
-        return None if entry is None else entry[1] // entry[0]
+        """Return the mean of all tasks of the same name, if that tells of their size."""
+        prefix = key_split(key)
+        entry = self._prefixes.get(prefix)
+        if entry is None or prefix in _GENERIC:
+            return None
+        count, total, least, most = entry
+        return total // count if most <= SPREAD * max(least, 1) else None
 
 
 class Estimator:
