@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -109,7 +110,7 @@ def _marks(path: str) -> list[tuple[list[str], str | None]]:
 
 
 def _mark(path: str) -> tuple[list[str], str | None]:
-    return sorted(os.listdir(path)), os.environ.get("MARK")
+    return sorted(each.name for each in Path(path).iterdir()), os.environ.get("MARK")
 
 
 def test_workers_of_a_configuration_that_was_read_again(
