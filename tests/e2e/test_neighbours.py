@@ -330,10 +330,10 @@ def test_an_ordinary_users_agent_keeps_its_files_with_the_user(shared: World, pr
     assert f"wrote {home}/.config/fed/agent.toml" in tried.stderr
     config = as_stranger(shared, "cat", f"{home}/.config/fed/agent.toml").stdout
     assert f'state = "{home}/.local/state/fed/agent"' in config
-    wrong = f"echo pols = 1 >> {home}/.config/fed/agent.toml; HOME={home} {program} agent invite"
+    wrong = f"echo wokers = 1 >> {home}/.config/fed/agent.toml; HOME={home} {program} agent invite"
     told = as_stranger(shared, "sh", "-c", wrong)
     assert told.returncode == 2
-    assert f"{home}/.config/fed/agent.toml:9: pool.pols: there is no such key" in told.stderr
+    assert f"{home}/.config/fed/agent.toml:11: pool.wokers: there is no such key" in told.stderr
 
 
 def _secrets(world: World) -> list[str]:
