@@ -47,6 +47,9 @@ def host(tmp_path: Path) -> dict[str, Any]:
             {"name": "ecmwf", "data": ["/data/ecmwf"], "workers": 4, "memory": "16 GiB"},
             {"name": "ecmwf-gpu"},
         ],
+        "fed_agent_policy": {"workers": 16, "lifetime": "8h"},
+        "fed_agent_operators": [{"name": "alice@lab", "pools": ["ecmwf"]}],
+        "fed_agent_apparmor_dir": str(tmp_path / "apparmor.d"),
         "fed_agent_user": getpass.getuser(),
         "fed_agent_binary": str(tmp_path / "bin/fed"),
         "fed_agent_config": str(tmp_path / "etc/agent.toml"),
@@ -84,7 +87,10 @@ def test_role_installs_and_enrols(
             {"name": "ecmwf", "data": ["/data/ecmwf"], "workers": 4, "memory": "16 GiB"},
             {"name": "ecmwf-gpu", "data": []},
         ],
+        "policy": {"workers": 16, "lifetime": "8h"},
+        "operator": [{"name": "alice@lab", "pools": ["ecmwf"]}],
     }
+    assert not (tmp_path / "apparmor.d").exists()
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     drop_in = (tmp_path / "units/fed-agent.service.d/50-host.conf").read_text()
     assert f"ReadWritePaths={tmp_path}/state /scratch\n" in drop_in
@@ -105,6 +111,18 @@ def test_role_is_idempotent(run_ansible: RunAnsible, host: dict[str, Any], tmp_p
     assert "changed=0" not in first
     second = install(run_ansible, tmp_path, host)
     assert "changed=0" in second, second
+
+
+def test_apparmor_lets_the_agent_make_namespaces(
+    run_ansible: RunAnsible, host: dict[str, Any], tmp_path: Path
+) -> None:
+    profiles = tmp_path / "apparmor.d"
+    (profiles / "abi").mkdir(parents=True)
+    (profiles / "abi/4.0").touch()
+    install(run_ansible, tmp_path, host)
+    assert "userns," in (profiles / "fed").read_text()
+    tunable = (profiles / "tunables/fed.d/agent").read_text()
+    assert tunable == f"@{{fed_exec}} += {tmp_path}/bin/fed\n"
 
 
 def test_the_installed_unit_is_valid(

@@ -1,6 +1,7 @@
 """The systemd units parse, and leave the sandboxes what they need."""
 
 import configparser
+import re
 import subprocess
 from pathlib import Path
 
@@ -85,3 +86,32 @@ def test_the_tun_device_is_allowed() -> None:
     agent = service(ROOT / "deploy/systemd/fed-agent.service")
     assert "/dev/net/tun rw" in agent["DeviceAllow"]
     assert "AF_NETLINK" in agent["RestrictAddressFamilies"]
+
+
+def test_a_reload_is_a_hangup() -> None:
+    agent = service(ROOT / "deploy/systemd/fed-agent.service")
+    assert agent["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_the_agent_may_take_its_time_to_ask_its_interpreters() -> None:
+    """An interpreter may take a minute to answer, and there may be several."""
+    agent = service(ROOT / "deploy/systemd/fed-agent.service")
+    source = (ROOT / "crates/fed-service/src/python.rs").read_text()
+    patience = re.search(r"const PATIENCE: Duration = Duration::from_secs\((\d+)\)", source)
+    assert patience is not None
+    assert int(agent["TimeoutStartSec"]) >= 3 * int(patience[1])
+
+
+def test_the_apparmor_profile_gives_namespaces_and_takes_nothing() -> None:
+    lines = (ROOT / "deploy/apparmor/fed").read_text().splitlines()
+    rules = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    assert rules == [
+        "abi <abi/4.0>,",
+        "include <tunables/global>",
+        "@{fed_exec} = /usr/local/bin/fed /usr/bin/fed",
+        "include if exists <tunables/fed.d>",
+        "profile fed @{fed_exec} flags=(unconfined) {",
+        "userns,",
+        "include if exists <local/fed>",
+        "}",
+    ]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -109,8 +110,6 @@ def _marks(path: str) -> list[tuple[list[str], str | None]]:
 
 
 def _mark(path: str) -> tuple[list[str], str | None]:
-    from pathlib import Path
-
     return sorted(each.name for each in Path(path).iterdir()), os.environ.get("MARK")
 
 

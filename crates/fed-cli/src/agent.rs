@@ -232,9 +232,10 @@ fn write_config(file: &ConfigFile, arguments: &Init) -> anyhow::Result<()> {
     let address = arguments.address.as_ref().with_context(missing)?;
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let mut text = format!(
-        "# The agent of a fed site. All keys: docs/agent.md\n\nname = {}\naddress = {}\n",
+        "# The agent of a fed site. All keys: docs/agent.md\n\nname = {}\naddress = {}\nstate = {}\n",
         quoted(name.as_str()),
-        quoted(address)
+        quoted(address),
+        quoted(&file.state.display().to_string())
     );
     if let Some(python) = &arguments.python {
         writeln!(text, "python = {}", quoted(python))?;

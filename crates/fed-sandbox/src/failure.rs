@@ -117,7 +117,8 @@ impl Failure {
             (S::ReadOnly | S::Bind, Errno::ENOSYS) => "Linux 5.12 or newer is needed",
             (S::Map | S::TunMake | S::Network | S::Private | S::Root | S::Pivot, Errno::EPERM)
             | (S::Map | S::Private | S::Root | S::Pivot, Errno::EACCES) => {
-                "allow user namespaces: `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
+                "allow user namespaces to fed with the AppArmor profile deploy/apparmor/fed, or to all: \
+                 `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
             }
             (S::Network, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP | Errno::EACCES) => {
                 "switch IPv6 on: `sysctl net.ipv6.conf.all.disable_ipv6` and the kernel's command \

@@ -19,15 +19,15 @@ pub enum Unsupported {
     /// `kernel.unprivileged_userns_clone` is 0.
     #[error(
         "the system forbids user namespaces to all but root; allow them with \
-             `echo kernel.unprivileged_userns_clone=1 | sudo tee /etc/sysctl.d/90-fed.conf && sudo \
-             sysctl --system`"
+             `sudo sysctl -w kernel.unprivileged_userns_clone=1`, and for good in \
+             /etc/sysctl.d/90-fed.conf"
     )]
     RootOnly,
     /// `user.max_user_namespaces` is 0, or used up.
     #[error(
         "the system allows no more user namespaces (user.max_user_namespaces is {limit}); \
-             allow them with `echo user.max_user_namespaces=10000 | sudo tee \
-             /etc/sysctl.d/90-fed.conf && sudo sysctl --system`"
+             allow them with `sudo sysctl -w user.max_user_namespaces=10000`, and for good in \
+             /etc/sysctl.d/90-fed.conf"
     )]
     Limit {
         /// The limit as it stands.
@@ -47,8 +47,7 @@ pub enum Unsupported {
     /// There is no `/dev/net/tun`, or no driver behind it.
     #[error(
         "there is no working /dev/net/tun ({source}); load its driver with \
-             `sudo modprobe tun`, and at each boot with `echo tun | sudo tee \
-             /etc/modules-load.d/fed.conf`"
+             `sudo modprobe tun`, and at each boot by a line `tun` in /etc/modules-load.d/fed.conf"
     )]
     TunMissing {
         /// The system's answer.

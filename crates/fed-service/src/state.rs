@@ -8,7 +8,8 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -182,10 +183,13 @@ fn open_folders(folder: &Path) -> io::Result<()> {
 
 /// A lock file that one process holds at a time, and that is gone when nobody holds it. The system
 /// lets go of it when the process ends, however it ends.
+///
+/// It is a lock of the open file (`F_OFD_SETLK`): unlike those of `flock`, one can ask whether it is
+/// held without getting in the way of somebody who takes it at that moment.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    _file: Flock<File>,
+    _file: File,
 }
 
 impl Lock {
@@ -194,7 +198,7 @@ impl Lock {
     /// # Errors
     /// [`StateError::Io`].
     pub fn take(path: &Path) -> Result<Self, StateError> {
-        let taken = Self::acquire(path, FlockArg::LockExclusive)?;
+        let taken = Self::acquire(path, true)?;
         Ok(taken.expect("a lock that is waited for is taken in the end"))
     }
 
@@ -203,7 +207,7 @@ impl Lock {
     /// # Errors
     /// [`StateError::Io`].
     pub fn try_take(path: &Path) -> Result<Option<Self>, StateError> {
-        Self::acquire(path, FlockArg::LockExclusiveNonblock)
+        Self::acquire(path, false)
     }
 
     /// True while somebody holds the lock.
@@ -211,31 +215,40 @@ impl Lock {
     /// # Errors
     /// [`StateError::Io`].
     pub fn is_held(path: &Path) -> Result<bool, StateError> {
-        if !path.exists() {
-            return Ok(false);
-        }
-        Ok(Self::try_take(path)?.is_none())
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(StateError::io("open", path)(error)),
+        };
+        let mut held = whole_file();
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut held))
+            .map_err(|errno| StateError::io("ask for the lock", path)(errno.into()))?;
+        Ok(i32::from(held.l_type) != libc::F_UNLCK)
     }
 
     /// The process that holds the lock, if somebody does and has said who they are.
     pub fn holder(path: &Path) -> Option<u32> {
         let text = std::fs::read_to_string(path).ok()?;
-        text.parse()
-            .ok()
-            .filter(|_| Self::is_held(path).unwrap_or(false))
+        let holder = text.parse().ok()?;
+        Self::is_held(path).ok()?.then_some(holder)
     }
 
-    fn acquire(path: &Path, how: FlockArg) -> Result<Option<Self>, StateError> {
+    fn acquire(path: &Path, wait: bool) -> Result<Option<Self>, StateError> {
         let mut options = std::fs::OpenOptions::new();
         let options = options.read(true).write(true).create(true).mode(0o600);
+        let wanted = whole_file();
         loop {
             let file = options.open(path).map_err(StateError::io("open", path))?;
-            let file = match Flock::lock(file, how) {
-                Ok(file) => file,
-                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-                Err((_, Errno::EINTR)) => continue,
-                Err((_, errno)) => return Err(StateError::io("lock", path)(errno.into())),
+            let how = match wait {
+                true => FcntlArg::F_OFD_SETLKW(&wanted),
+                false => FcntlArg::F_OFD_SETLK(&wanted),
             };
+            match fcntl(&file, how) {
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(StateError::io("lock", path)(errno.into())),
+            }
             // Whoever held it before may have removed the file meanwhile: then this is another.
             let held = file.metadata().map_err(StateError::io("look at", path))?;
             let there = std::fs::metadata(path);
@@ -243,7 +256,7 @@ impl Lock {
                 let name = std::process::id().to_string();
                 let named = file
                     .set_len(0)
-                    .and_then(|()| (&*file).write_all(name.as_bytes()));
+                    .and_then(|()| (&file).write_all(name.as_bytes()));
                 named.map_err(StateError::io("write", path))?;
                 return Ok(Some(Self {
                     path: path.to_owned(),
@@ -251,6 +264,16 @@ impl Lock {
                 }));
             }
         }
+    }
+}
+
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: i16::try_from(libc::F_WRLCK).expect("it is 1"),
+        l_whence: i16::try_from(libc::SEEK_SET).expect("it is 0"),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
     }
 }
 
@@ -280,6 +303,23 @@ mod tests {
         // A file without a holder, as a killed process leaves it, is no lock.
         std::fs::write(&path, "").unwrap();
         assert!(!Lock::is_held(&path).unwrap());
+    }
+
+    #[test]
+    fn asking_does_not_get_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    Lock::is_held(&path).unwrap();
+                }
+            });
+            let taken = (0..500).all(|_| Lock::try_take(&path).is_ok_and(|lock| lock.is_some()));
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            assert!(taken);
+        });
     }
 
     #[test]

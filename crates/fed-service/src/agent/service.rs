@@ -128,6 +128,14 @@ impl Service {
         site.allowance(operator, &limits).lease(record.lease)?;
         let federation = self.registry.prepare(record, site.host(&limits))?;
         let ready = federation.call(Call::Prepare).await?;
+        // An operator who was removed meanwhile: what they ran was ended before this was there.
+        let known = self.roster.knows(operator.id());
+        if !known.map_err(|error| Refusal::from_error(Reason::Internal, &error))? {
+            let message = "the site has removed this operator";
+            let end = |answer| Call::End(message.to_owned(), answer);
+            federation.call(end).await?;
+            return Err(Refusal::new(Reason::NotAllowed, message));
+        }
         Ok(v1::PrepareReply {
             public_key: ready.public_key,
             udp_port: u32::from(ready.udp_port),
