@@ -80,11 +80,11 @@ def test_limits_are_told_and_kept(world: World, ecmwf: Site) -> None:
 
 
 def test_a_federation_has_a_longest_life(world: World, ecmwf: Site) -> None:
-    ecmwf.reload('[policy]\nlifetime = "8s"\n')
+    ecmwf.reload('[policy]\nlifetime = "30s"\n')
     world.up("--lease", "6s", sites=["ecmwf"], workers=1)
     until(lambda: ecmwf.federations, wanted=lambda found: not found)
     refused = [line for line in calls(ecmwf, "Renew") if line["outcome"] == "exhausted"]
-    assert "live for at most 8s (lifetime)" in refused[0]["message"]
+    assert "live for at most 30s (lifetime)" in refused[0]["message"]
     world.fed("down")
 
 

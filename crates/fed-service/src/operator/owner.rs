@@ -168,11 +168,19 @@ impl Operator {
                 Event::Left(member)
             }
             Outcome::SiteEnded(site, reason) => {
-                if self.lifecycle.phase() < Phase::Ending {
-                    let message = format!("{site}: its part has ended: {reason}");
-                    self.tell(Progress::Warning { message });
+                let phase = self.lifecycle.phase();
+                if phase >= Phase::Running {
+                    if phase < Phase::Ending {
+                        let message = format!("{site}: its part has ended: {reason}");
+                        self.tell(Progress::Warning { message });
+                    }
+                    return;
                 }
-                return;
+                // On the way up there is nothing to wait for without it.
+                Event::Failed(Failure {
+                    member: Some(site.to_string()),
+                    message: format!("its part has ended: {reason}"),
+                })
             }
         };
         if let Some(action) = answered(&event) {
