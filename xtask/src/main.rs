@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask proto`.
+//! Project tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask proto`.
 //!
 //! One module per subcommand; the modules beside them (environment, packages, process, …) are what
 //! the subcommands share. Nothing here is installed with fed, and no other crate may depend on it.
@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod console;
 mod demo;
 mod environment;
@@ -31,6 +32,8 @@ enum Task {
     Demo(demo::Arguments),
     /// Run every test and check there is, with a summary at the end
     Test(test::Arguments),
+    /// Measure something and save what was found in target/bench
+    Bench(bench::Arguments),
     /// Generate the Rust code of the agent protocol from its protobuf file
     Proto(proto::Arguments),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let result = match arguments.task {
         Task::Demo(arguments) => demo::run(&root, &arguments),
         Task::Test(arguments) => test::run(&root, &arguments),
+        Task::Bench(arguments) => bench::run(&root, &arguments),
         Task::Proto(arguments) => proto::run(&root, &arguments).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

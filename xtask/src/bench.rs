@@ -1,0 +1,45 @@
+//! `cargo xtask bench NAME`: measurements of the project, one module each.
+//!
+//! A benchmark prints a table and saves what it found as `target/bench/NAME.json`. What it says of
+//! time are ratios of things measured in one run: a bare duration depends on the machine.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use serde::Serialize;
+
+mod place;
+
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Time and memory of the placement of graphs of up to a million tasks
+    Place(place::Arguments),
+}
+
+/// Runs a benchmark; the exit code is 1 when something is beyond what the project promises.
+///
+/// # Errors
+/// When it cannot be run.
+pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.bench {
+        Bench::Place(arguments) => place::run(root, arguments),
+    }
+}
+
+/// Saves what a benchmark found, as `target/bench/NAME.json`.
+fn save(root: &Path, name: &str, found: &impl Serialize) -> Result<()> {
+    let path = root.join("target/bench").join(name).with_extension("json");
+    let folder = path.parent().expect("a joined path has a parent");
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&path, serde_json::to_string_pretty(found)? + "\n"))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
