@@ -47,6 +47,21 @@ def test_a_task_runs_where_most_of_its_input_lies(kind: Any) -> None:
     assert "3 tasks over 2 pools" in repr(placement)
 
 
+def test_a_task_follows_those_that_need_it_where_that_is_cheaper() -> None:
+    # Where most of its input lies the output of the first would have to cross: 8 against 5.
+    placement = _fed.place([5, 4, 8, 1], [0, 0, 0, 2, 3], [0, 1, 2], [1, 2, 0, 2], COST)
+    assert placement.pools == [0, 1, 1, 1]
+    assert placement.reasons[2] == _fed.WITH_CONSUMERS
+    assert placement.savings[2] == 8 + 4 - 5
+    assert (placement.cost, placement.plain_cost, placement.lower_bound) == (5, 12, 5)
+
+
+def test_tasks_that_nothing_ties_to_a_pool_stay_free() -> None:
+    placement = _fed.place([5, 5], [0, 0, 1], [0], [0, 0], COST)
+    assert placement.pools == [-1, -1]
+    assert list(placement.reasons) == [_fed.FREE, _fed.FREE]
+
+
 def test_numpy_arrays_are_taken() -> None:
     placement = place(
         output_bytes=np.array(OUTPUT_BYTES, dtype=np.uint64),

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 mod mesh;
+mod place;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -23,6 +24,8 @@ pub(crate) struct Arguments {
 enum Bench {
     /// Speed of the mesh beside other user-space WireGuards, between two hosts joined by veth
     Mesh(mesh::Arguments),
+    /// Time and memory of the placement of graphs of up to a million tasks
+    Place(place::Arguments),
 }
 
 /// Runs a benchmark; the exit code is 1 when something is beyond what the project promises.
@@ -32,6 +35,7 @@ enum Bench {
 pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.bench {
         Bench::Mesh(arguments) => mesh::run(root, arguments),
+        Bench::Place(arguments) => place::run(root, arguments),
     }
 }
 

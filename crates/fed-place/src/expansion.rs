@@ -5,21 +5,23 @@
 //! and is left out: what is found costs no more than what it is thought to.
 
 use crate::energy::Model;
-use crate::nets::{Net, Owner};
-use crate::network::{Network, Side};
+use crate::nets::{Consumer, Net, Owner};
+use crate::network::{Budget, Network, Side};
 use crate::order::index;
 use crate::units::Charge;
 
-/// Returns `pools` with some variables moved to `target`, or `None` when no move is known to cost
+/// Returns `pools` with some variables moved to `target`, of those that are open, or `None` when no move is known to cost
 /// less, or when finding out takes more than `budget` steps.
 pub(crate) fn expand(
     model: Model<'_>,
     pools: &[u8],
     target: usize,
-    budget: u64,
+    is_open: &[bool],
+    budget: &Budget,
 ) -> Option<Vec<u8>> {
     let nets = model.nets;
     let (count, consumers) = nets.size();
+    budget.take(nets.effort())?;
     let mut network = Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count);
     for _ in 0..nets.len() {
         network.node();
@@ -29,6 +31,7 @@ pub(crate) fn expand(
         network,
         pools,
         target,
+        is_open,
         group: Vec::new(),
     };
     let mut order = Vec::new();
@@ -52,6 +55,7 @@ struct Expansion<'a> {
     network: Network,
     pools: &'a [u8],
     target: usize,
+    is_open: &'a [bool],
     /// Consumers of one net in one pool: variable and number of tasks.
     group: Vec<(u32, u32)>,
 }
@@ -59,7 +63,8 @@ struct Expansion<'a> {
 impl Expansion<'_> {
     fn may_move(&self, variable: u32) -> bool {
         let nets = self.model.nets;
-        nets.possible[variable as usize] >> self.target & 1 == 1
+        self.is_open[variable as usize]
+            && nets.possible[variable as usize] >> self.target & 1 == 1
             && usize::from(self.pools[variable as usize]) != self.target
     }
 
@@ -71,6 +76,10 @@ impl Expansion<'_> {
             ),
             Owner::Pools(_) => (usize::MAX, None),
         };
+        let is_fixed = |(consumer, _): &Consumer| !self.may_move(*consumer);
+        if mover.is_none() && net.consumers.iter().all(is_fixed) {
+            return;
+        }
         order.clear();
         let consumers = net.consumers.iter();
         order.extend(consumers.map(|&(it, tasks)| (self.pools[it as usize], it, tasks)));

@@ -3,19 +3,28 @@
 use crate::energy::Model;
 use crate::graph::all;
 use crate::nets::{Net, Owner};
-use crate::network::{Network, Side};
+use crate::network::{Budget, Network, Side};
 use crate::order::index;
 use crate::placement::pools_of;
 use crate::units::Charge;
+
+/// What isolating cuts tell.
+pub(crate) struct Isolated {
+    pub(crate) pools: Vec<u8>,
+    /// Variables that are on the side of no pool.
+    pub(crate) is_open: Vec<bool>,
+    /// No assignment costs less.
+    pub(crate) bound: i64,
+}
 
 /// Gives every variable the pool to whose side it belongs, those that belong to none their pool in
 /// `guess`; and a cost that no assignment is below.
 ///
 /// Half of each output's cost is laid on the pool that it leaves and half on the one that it
 /// enters, each at the cheapest link, so the cuts together never cost more than an assignment.
-pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: u64) -> (Vec<u8>, i64) {
+pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: &Budget) -> Isolated {
     let mut pools = guess.to_vec();
-    let mut is_claimed = vec![false; pools.len()];
+    let mut is_open = vec![true; pools.len()];
     let mut bound = 0;
     for pool in 0..model.nets.pools {
         let Some((cost, mine)) = isolate(model, pool, budget) else {
@@ -23,18 +32,23 @@ pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: u64) -> (Vec<u8>, i
         };
         bound += cost;
         for variable in mine {
-            if !std::mem::replace(&mut is_claimed[variable as usize], true) {
+            if std::mem::replace(&mut is_open[variable as usize], false) {
                 pools[variable as usize] = u8::try_from(pool).expect("there are at most 64 pools");
             }
         }
     }
-    (pools, bound)
+    Isolated {
+        pools,
+        is_open,
+        bound,
+    }
 }
 
 /// The least cost of parting a pool, and the variables that are on its side in any such cut.
-fn isolate(model: Model<'_>, pool: usize, budget: u64) -> Option<(i64, Vec<u32>)> {
+fn isolate(model: Model<'_>, pool: usize, budget: &Budget) -> Option<(i64, Vec<u32>)> {
     let nets = model.nets;
     let (count, consumers) = nets.size();
+    budget.take(nets.effort())?;
     let mut cut = Isolation {
         model,
         network: Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count),

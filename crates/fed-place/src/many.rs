@@ -10,7 +10,8 @@
 use crate::energy::Model;
 use crate::exhaustion::exhaust;
 use crate::expansion;
-use crate::isolation;
+use crate::isolation::{self, Isolated};
+use crate::network::Budget;
 use crate::swap;
 
 /// A pool per variable.
@@ -21,23 +22,29 @@ pub(crate) struct Assignment {
     pub(crate) lower_bound: i64,
 }
 
-/// Variables up to which more starts are tried than the isolating cuts and the plain rule.
+/// Variables up to which more starts are tried than the isolating cuts and the plain rule, and up
+/// to which what an isolating cut settles is tried anew.
 const SMALL: usize = 10_000;
 
 /// Assigns pools to variables. `guess` is another place to start from, and what is returned costs
 /// no more than it.
-pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: u64) -> Assignment {
-    let (isolated, lower_bound) = isolation::assign(model, guess, budget);
-    let mut best = isolated.clone();
-    let mut least = model.energy(&best);
-    let is_small = model.nets.len() <= SMALL;
-    let gathered = if is_small { model.nets.pools } else { 0 };
-    let starts = [isolated, guess.to_vec()].into_iter();
-    for start in starts.chain((0..gathered).map(|pool| gather(model, guess, pool))) {
+pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: &Budget) -> Assignment {
+    let Isolated {
+        pools: isolated,
+        mut is_open,
+        bound: lower_bound,
+    } = isolation::assign(model, guess, budget);
+    let mut starts = vec![isolated, guess.to_vec()];
+    if model.nets.len() <= SMALL {
+        is_open.fill(true);
+        starts.extend((0..model.nets.pools).map(|pool| gather(model, guess, pool)));
+    }
+    let (mut best, mut least) = (Vec::new(), i64::MAX);
+    for start in starts {
         if least <= lower_bound {
             break;
         }
-        let pools = descend(model, start, budget);
+        let pools = descend(model, start, &is_open, budget);
         let cost = model.energy(&pools);
         if cost < least {
             (best, least) = (pools, cost);
@@ -67,7 +74,7 @@ fn gather(model: Model<'_>, guess: &[u8], pool: usize) -> Vec<u8> {
 
 /// Expands pool after pool, and where the links are unlike swaps pair after pair, until nothing of
 /// that costs less.
-fn descend(model: Model<'_>, mut pools: Vec<u8>, budget: u64) -> Vec<u8> {
+fn descend(model: Model<'_>, mut pools: Vec<u8>, is_open: &[bool], budget: &Budget) -> Vec<u8> {
     let moves = moves(model);
     let mut cost = model.energy(&pools);
     let mut failures = 0;
@@ -76,8 +83,8 @@ fn descend(model: Model<'_>, mut pools: Vec<u8>, budget: u64) -> Vec<u8> {
             break;
         }
         let moved = match moves[at] {
-            Move::Expand(pool) => expansion::expand(model, &pools, pool, budget),
-            Move::Swap(pair) => swap::swap(model, &pools, pair, budget),
+            Move::Expand(pool) => expansion::expand(model, &pools, pool, is_open, budget),
+            Move::Swap(pair) => swap::swap(model, &pools, pair, is_open, budget),
         };
         failures += 1;
         if let Some(moved) = moved {

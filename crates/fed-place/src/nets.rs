@@ -154,6 +154,11 @@ impl Nets {
         (self.owners.len(), self.consumers.len())
     }
 
+    /// What building a network of it counts as steps of a cut.
+    pub(crate) fn effort(&self) -> u64 {
+        (self.len() + self.owners.len() + self.consumers.len()) as u64
+    }
+
     /// The sum that [`crate::units::Units::new`] asks for.
     pub(crate) fn total_weight(&self, surcharge: f64) -> f64 {
         let spread = |net: &Net<'_>| {

@@ -5,6 +5,7 @@
 //! and from the sink, that are kept from one augmentation to the next. On the shallow graphs of
 //! tasks, whose paths are short, it is close to linear.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 /// No node, no arc.
@@ -44,6 +45,22 @@ struct Arc {
     /// The next arc that leaves the same node.
     next: u32,
     left: i64,
+}
+
+/// Steps that several cuts may take together.
+pub(crate) struct Budget(Cell<u64>);
+
+impl Budget {
+    pub(crate) fn new(steps: u64) -> Self {
+        Self(Cell::new(steps))
+    }
+
+    /// Takes so many steps; `None` when there are not as many left.
+    pub(crate) fn take(&self, steps: u64) -> Option<()> {
+        let left = self.0.get().checked_sub(steps);
+        self.0.set(left.unwrap_or(0));
+        left.map(drop)
+    }
 }
 
 /// A network with a source and a sink, which are no nodes.
@@ -118,8 +135,8 @@ impl Network {
     }
 
     /// Computes a minimum cut and returns its cost, or `None` when that takes more than `budget`
-    /// steps.
-    pub(crate) fn solve(&mut self, budget: u64) -> Option<i64> {
+    /// steps along ways to the terminals; [`Network::side`] is then a guess.
+    pub(crate) fn solve(&mut self, budget: &Budget) -> Option<i64> {
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
             if node.terminal != 0 {
@@ -143,9 +160,7 @@ impl Network {
             while let Some(orphan) = self.orphans.pop_front() {
                 self.adopt(orphan);
             }
-            if self.steps > budget {
-                return None;
-            }
+            budget.take(std::mem::take(&mut self.steps))?;
         }
         Some(self.flow)
     }
@@ -202,7 +217,6 @@ impl Network {
         let (is_sink, stamp, distance) = (node.is_sink, node.stamp, node.distance);
         let mut arc = node.first;
         while arc != NONE {
-            self.steps += 1;
             let Arc { head, next, .. } = self.arcs[arc as usize];
             if self.left(arc, is_sink) > 0 {
                 let other = &mut self.nodes[head as usize];
@@ -279,7 +293,6 @@ impl Network {
         let (mut best, mut nearest) = (NONE, u32::MAX);
         let mut arc = self.nodes[number as usize].first;
         while arc != NONE {
-            self.steps += 1;
             let Arc { head, next, .. } = self.arcs[arc as usize];
             if self.left(arc ^ 1, is_sink) > 0 && self.is_in_tree(head, is_sink) {
                 let distance = self.distance_to_terminal(head);
@@ -344,7 +357,6 @@ impl Network {
         let is_sink = self.nodes[number as usize].is_sink;
         let mut arc = self.nodes[number as usize].first;
         while arc != NONE {
-            self.steps += 1;
             let Arc { head, next, .. } = self.arcs[arc as usize];
             if self.is_in_tree(head, is_sink) {
                 if self.left(arc ^ 1, is_sink) > 0 {

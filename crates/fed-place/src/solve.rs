@@ -8,6 +8,7 @@ use crate::greedy;
 use crate::links::Links;
 use crate::many;
 use crate::nets::Nets;
+use crate::network::Budget;
 use crate::options::Options;
 use crate::order::Consumers;
 use crate::placement::Placement;
@@ -15,9 +16,15 @@ use crate::reasons;
 use crate::two;
 use crate::units::Units;
 
-/// Steps of a cut per node and arc of its network, after which the search is given up. Placements
-/// of real graphs take under ten.
-const STEPS: u64 = 400;
+/// Steps that a cut of a network of this size (variables, nets and consumers) may take before it is
+/// given up: what keeps graphs of up to a million tasks near a second in all, and is linear beyond.
+/// Graphs as Dask makes them need three for each; graphs without any order need a hundred, and are
+/// cut to the end up to some 100,000 tasks.
+fn budget(size: usize) -> u64 {
+    const AT_ONCE: u64 = 60_000_000;
+    let size = size as u64;
+    AT_ONCE.saturating_sub(8 * size).max(4 * size)
+}
 
 /// Pools of all tasks, and how good they are.
 struct Solution {
@@ -86,13 +93,13 @@ fn decide(nets: &Nets, links: &Links, options: &Options, plain: &[u8]) -> Soluti
     );
     let guess = guess(nets, plain);
     let (count, consumers) = nets.size();
-    let budget = STEPS * (nets.len() + count + consumers) as u64;
+    let budget = Budget::new(budget(nets.len() + count + consumers));
     let (pools, lower_bound, is_minimum) = if nets.pools == 2 {
-        let cut = two::cut(nets, links, units, &guess, &options.capacity, budget);
+        let cut = two::cut(nets, links, units, &guess, &options.capacity, &budget);
         (cut.pools, 0.0, cut.is_minimum)
     } else {
         let model = Model { nets, links, units };
-        let assignment = many::assign(model, &guess, budget);
+        let assignment = many::assign(model, &guess, &budget);
         let is_minimum = assignment.cost <= assignment.lower_bound;
         (
             assignment.pools,

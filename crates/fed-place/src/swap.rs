@@ -3,20 +3,22 @@
 
 use crate::energy::Model;
 use crate::nets::{Consumer, Net, Owner};
-use crate::network::{Network, Side};
+use crate::network::{Budget, Network, Side};
 use crate::order::index;
 use crate::sides;
 
-/// Returns `pools` with variables moved between `pair`, or `None` when finding out takes more than
+/// Returns `pools` with open variables moved between `pair`, or `None` when finding out takes more than
 /// `budget` steps.
 pub(crate) fn swap(
     model: Model<'_>,
     pools: &[u8],
     pair: [usize; 2],
-    budget: u64,
+    is_open: &[bool],
+    budget: &Budget,
 ) -> Option<Vec<u8>> {
     let nets = model.nets;
     let (count, consumers) = nets.size();
+    budget.take(nets.effort())?;
     let mut network = Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count);
     for _ in 0..nets.len() {
         network.node();
@@ -24,7 +26,9 @@ pub(crate) fn swap(
     let both = (1 << pair[0]) | (1 << pair[1]);
     let may_move = |variable: u32| {
         let variable = variable as usize;
-        both >> pools[variable] & 1 == 1 && nets.possible[variable] & both == both
+        is_open[variable]
+            && both >> pools[variable] & 1 == 1
+            && nets.possible[variable] & both == both
     };
     let mut projected = Vec::new();
     for net in nets.iter() {

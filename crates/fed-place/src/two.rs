@@ -4,7 +4,7 @@
 
 use crate::links::Links;
 use crate::nets::{Net, Nets, Owner};
-use crate::network::{Network, Side};
+use crate::network::{Budget, Network, Side};
 use crate::order::index;
 use crate::sides;
 use crate::units::Units;
@@ -18,14 +18,14 @@ pub(crate) struct Cut {
 
 /// Cuts `nets` between two pools. Where both pools cost the same, the one with fewer tasks per
 /// thread takes it if `capacity` is known, else it stays where `guess` has most of it. When the cut
-/// takes more than `budget` steps, `guess` it is.
+/// takes more than `budget` steps, the pools are those of the flow found so far.
 pub(crate) fn cut(
     nets: &Nets,
     links: &Links,
     units: Units,
     guess: &[u8],
     capacity: &[u32],
-    budget: u64,
+    budget: &Budget,
 ) -> Cut {
     let (count, consumers) = nets.size();
     let mut network = Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count);
@@ -35,13 +35,7 @@ pub(crate) fn cut(
     for net in nets.iter() {
         add(&mut network, net, links, units);
     }
-    if network.solve(budget).is_none() {
-        let pools = guess.to_vec();
-        return Cut {
-            pools,
-            is_minimum: false,
-        };
-    }
+    let is_minimum = network.solve(budget).is_some();
     let mut pools: Vec<u8> = (0..2).collect();
     pools.extend(
         (2..index(nets.len())).map(|variable| match network.side(variable) {
@@ -51,10 +45,7 @@ pub(crate) fn cut(
         }),
     );
     settle(nets, &network, guess, capacity, &mut pools);
-    Cut {
-        pools,
-        is_minimum: true,
-    }
+    Cut { pools, is_minimum }
 }
 
 const UNDECIDED: u8 = u8::MAX;
