@@ -145,6 +145,6 @@ fn of_roster(error: &RosterError) -> u8 {
     match error {
         RosterError::Unknown { .. } => UNKNOWN,
         RosterError::Ambiguous { .. } => USAGE,
-        RosterError::Spent | RosterError::State(_) => FAILED,
+        RosterError::Spent | RosterError::Taken | RosterError::State(_) => FAILED,
     }
 }

@@ -95,6 +95,9 @@ pub enum RosterError {
         "this invitation has been used or has expired; ask the site for a new one (`fed agent invite`)"
     )]
     Spent,
+    /// Another operator has the key.
+    #[error("this key is another operator's here; make a new one")]
+    Taken,
     /// Nobody is called so.
     #[error("no operator is called {given}{}; `fed agent operators` lists them", .nearest.as_ref().map(|name| format!(" (did you mean {name}?)")).unwrap_or_default())]
     Unknown {
@@ -240,30 +243,34 @@ impl Roster {
         Ok(enrolled)
     }
 
-    /// Lets an operator call with another key too; the key used so far counts until `until`
-    /// (seconds since 1970) at most.
+    /// Lets an operator call with this key; their others count until `until` (seconds since 1970)
+    /// at most.
     pub(super) fn rotate(
         &self,
         operator: &Operator,
         new: &Fingerprint,
         until: u64,
-    ) -> Result<(), StateError> {
+    ) -> Result<(), RosterError> {
+        let known = state::read_json::<Operator>(&file(&self.operators, new))?;
+        if known.is_some_and(|known| known.id() != operator.id()) {
+            return Err(RosterError::Taken);
+        }
         let new_key = Operator {
             fingerprint: new.to_string(),
-            first: Some(operator.id().to_owned()),
+            first: Some(operator.id().to_owned()).filter(|first| *first != new.to_string()),
             until: None,
             ..operator.clone()
         };
-        // The new one first: between the two writes both count.
+        // The new one first: between the writes all of them count.
         state::write_json(&file(&self.operators, new), &new_key)?;
-        if let Ok(old) = operator.fingerprint.parse::<Fingerprint>()
-            && old != *new
-        {
-            let old_key = Operator {
-                until: Some(operator.until.map_or(until, |before| before.min(until))),
-                ..operator.clone()
-            };
-            state::write_json(&file(&self.operators, &old), &old_key)?;
+        for key in self.operators()? {
+            if key.id() != operator.id() || key.fingerprint == new_key.fingerprint {
+                continue;
+            }
+            if let Ok(old) = key.fingerprint.parse::<Fingerprint>() {
+                let until = Some(key.until.map_or(until, |before| before.min(until)));
+                state::write_json(&file(&self.operators, &old), &Operator { until, ..key })?;
+            }
         }
         Ok(())
     }

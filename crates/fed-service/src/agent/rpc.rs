@@ -16,6 +16,9 @@ use super::federation::Happening;
 use super::roster::{Operator, Role};
 use super::service::Service;
 
+/// Characters that are noted of a federation's id; a right one has ten.
+const NOTED: usize = 40;
+
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -61,7 +64,7 @@ impl Service {
             peer,
             operator: None,
             call,
-            federation: federation.map(str::to_owned),
+            federation: federation.map(|id| id.chars().take(NOTED).collect()),
         };
         let Role::Operator(operator) = role else {
             let who = peer.map_or_else(

@@ -64,17 +64,10 @@ impl Service {
             let message = "operator_name must be 1 to 64 bytes of text";
             return Err(Refusal::new(Reason::InvalidRequest, message));
         }
-        let enrolled =
-            self.roster
-                .enrol(invited, &operator, &name)
-                .map_err(|error| match error {
-                    RosterError::Spent => Refusal::from_error(Reason::InvitationSpent, &error),
-                    RosterError::State(_)
-                    | RosterError::Unknown { .. }
-                    | RosterError::Ambiguous { .. } => {
-                        Refusal::from_error(Reason::Internal, &error)
-                    }
-                })?;
+        let enrolled = self
+            .roster
+            .enrol(invited, &operator, &name)
+            .map_err(refused)?;
         info!(operator = enrolled.name, fingerprint = %operator, "operator enrolled");
         let reply = v1::EnrolReply {
             site: self.site().name.to_string(),
@@ -93,7 +86,7 @@ impl Service {
         let rotated = self
             .roster
             .rotate(operator, &new, unix_seconds() + keep.as_secs());
-        rotated.map_err(|error| Refusal::from_error(Reason::Internal, &error))?;
+        rotated.map_err(refused)?;
         info!(operator = operator.name, fingerprint = %new, "operator has a new key");
         Ok(v1::RotateReply {})
     }
@@ -307,6 +300,17 @@ impl Service {
         }
         Ok(v1::LeaveReply {})
     }
+}
+
+fn refused(error: RosterError) -> Refusal {
+    let reason = match error {
+        RosterError::Spent => Reason::InvitationSpent,
+        RosterError::Taken => Reason::NotAllowed,
+        RosterError::State(_) | RosterError::Unknown { .. } | RosterError::Ambiguous { .. } => {
+            Reason::Internal
+        }
+    };
+    Refusal::from_error(reason, &error)
 }
 
 /// The key of a certificate in a message.

@@ -175,8 +175,10 @@ pub async fn up(
         .await;
     let folder = state.federation(&request.name);
     folder.remove()?;
+    if ended.is_ok() {
+        folder.remove_log()?;
+    }
     // From here on the name is free.
     drop(lock);
-    ended?;
-    Ok(folder.remove_log()?)
+    ended
 }

@@ -144,4 +144,22 @@ fn both_keys_count_while_one_replaces_the_other() {
     };
     assert_eq!(again.until, old.until);
     assert!(!roster.admit(&key(1)));
+    // The new key ends the old one, and says so with itself.
+    let Role::Operator(new) = roster.role(&key(3)) else {
+        panic!("refused");
+    };
+    roster.rotate(&new, &key(3), unix_seconds()).unwrap();
+    assert!(!roster.admit(&key(2)) && roster.admit(&key(3)));
+    assert!(roster.knows(alice.id()).unwrap());
+}
+
+#[test]
+fn a_key_is_not_taken_from_another_operator() {
+    let (_folder, roster) = roster();
+    let alice = enrolled(&roster, 1, 2, "alice");
+    let bob = enrolled(&roster, 3, 4, "bob");
+    let taken = roster.rotate(&bob, &key(2), unix_seconds() + HOUR);
+    assert!(matches!(taken, Err(RosterError::Taken)), "{taken:?}");
+    assert_eq!(roster.role(&key(2)), Role::Operator(alice));
+    assert_eq!(roster.role(&key(4)), Role::Operator(bob));
 }
