@@ -38,6 +38,9 @@ pub(crate) struct Shared {
     stop: EventFd,
 }
 
+/// What a thread does until it is told to end.
+type Direction = fn(&Shared) -> io::Result<()>;
+
 /// Running threads, told to end when this is dropped.
 pub(crate) struct Threads {
     shared: Arc<Shared>,
@@ -53,7 +56,7 @@ impl Threads {
             shared: Arc::clone(&shared),
             ended,
         };
-        let directions: [(&str, fn(&Shared) -> io::Result<()>); 2] =
+        let directions: [(&str, Direction); 2] =
             [("mesh-outbound", outbound), ("mesh-inbound", inbound)];
         for (name, direction) in directions {
             let (shared, ending) = (Arc::clone(&shared), ending.clone());

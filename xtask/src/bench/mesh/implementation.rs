@@ -281,8 +281,16 @@ fn start_other(
     let mut ends = Vec::new();
     for (end, host) in hosts.into_iter().enumerate() {
         let interface = format!("bench{number}{}", HOSTS[end]);
+        if implementation.name == BORINGTUN {
+            // It asks for the MTU once, at its start, and reads no longer packets ever after.
+            run(
+                host,
+                &format!("ip tuntap add dev {interface} mode tun multi_queue"),
+            )?;
+            run(host, &format!("ip link set {interface} mtu {mtu}"))?;
+        }
         let child = host
-            .command(&implementation.command[0])
+            .command(implementation.program())
             .args(&implementation.command[1..])
             .arg(&interface)
             .stdin(Stdio::null())
