@@ -34,8 +34,6 @@ enum Task {
     Demo(demo::Arguments),
     /// Run every test and check there is, with a summary at the end
     Test(test::Arguments),
-    /// Measure something and save what was found in target/bench
-    Bench(bench::Arguments),
     /// Generate the Rust code of the agent protocol from its protobuf file
     Proto(proto::Arguments),
 }

@@ -15,6 +15,8 @@ mod handle;
 mod header;
 mod join;
 mod losses;
+#[cfg(test)]
+mod segments;
 mod split;
 mod threads;
 mod tun;

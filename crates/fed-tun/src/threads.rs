@@ -22,6 +22,11 @@ use crate::udp::{Arrivals, Sent, Udp};
 const GATHERED_BYTES: usize = 65_536;
 const GATHERED_PACKETS: usize = 64;
 
+/// How often a thread lets others run before it sleeps. Where cores are short, packets arrive
+/// meanwhile, and neither has the thread to be woken nor a batch to be small; where they are not,
+/// it costs a system call or two before a sleep.
+const YIELDS: usize = 2;
+
 /// What the threads and their driver share.
 pub(crate) struct Shared {
     pub(crate) router: RwLock<Router>,
@@ -32,6 +37,9 @@ pub(crate) struct Shared {
     /// Readable once the threads are to end.
     stop: EventFd,
 }
+
+/// What a thread does until it is told to end.
+type Direction = fn(&Shared) -> io::Result<()>;
 
 /// Running threads, told to end when this is dropped.
 pub(crate) struct Threads {
@@ -48,7 +56,7 @@ impl Threads {
             shared: Arc::clone(&shared),
             ended,
         };
-        let directions: [(&str, fn(&Shared) -> io::Result<()>); 2] =
+        let directions: [(&str, Direction); 2] =
             [("mesh-outbound", outbound), ("mesh-inbound", inbound)];
         for (name, direction) in directions {
             let (shared, ending) = (Arc::clone(&shared), ending.clone());
@@ -173,18 +181,39 @@ impl Shared {
     }
 }
 
+/// What a thread does that finds nothing to do.
+#[derive(Default)]
+struct Patience {
+    yields: usize,
+}
+
+impl Patience {
+    /// Lets others run, or sleeps when that has not helped; whether it is not time to end.
+    fn wait(&mut self, sleep: impl FnOnce() -> io::Result<bool>) -> io::Result<bool> {
+        if self.yields < YIELDS {
+            self.yields += 1;
+            thread::yield_now();
+            return Ok(true);
+        }
+        self.yields = 0;
+        sleep()
+    }
+}
+
 /// From the TUN to the network, until told to end.
 fn outbound(shared: &Shared) -> io::Result<()> {
     let mut out = Output::default();
     let mut memory = vec![0; Tun::ROOM + GATHERED_BYTES];
     let mut reads = Vec::with_capacity(GATHERED_PACKETS);
+    let mut patience = Patience::default();
     loop {
         if !gather(&shared.tun, &mut memory, &mut reads)? {
-            if !shared.wait(&shared.tun, PollFlags::POLLIN)? {
+            if !patience.wait(|| shared.wait(&shared.tun, PollFlags::POLLIN))? {
                 return Ok(());
             }
             continue;
         }
+        patience = Patience::default();
         let router = shared.read();
         let mut lane = router.outbound(Instant::now());
         let mut rest = &mut memory[..];
@@ -230,13 +259,15 @@ fn inbound(shared: &Shared) -> io::Result<()> {
     let mut out = Output::default();
     let mut arrivals = Arrivals::default();
     let mut joiner = Joiner::default();
+    let mut patience = Patience::default();
     loop {
         if !shared.udp.receive(&mut arrivals, &shared.losses) {
-            if !shared.wait(&shared.udp, PollFlags::POLLIN)? {
+            if !patience.wait(|| shared.wait(&shared.udp, PollFlags::POLLIN))? {
                 return Ok(());
             }
             continue;
         }
+        patience = Patience::default();
         let now = Instant::now();
         let router = shared.read();
         let mut lane = router.inbound(now);

@@ -23,7 +23,7 @@ const TRAIN_BYTES: usize = 65_507;
 
 /// Buffers for one call that receives. Each holds up to 64 KiB of joined datagrams; more of them
 /// would only be cold when their turn comes.
-const BUFFERS: usize = 8;
+const BUFFERS: usize = 4;
 
 /// A UDP socket, non-blocking.
 pub(crate) struct Udp {

@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fed_mesh::{Event, KEEPALIVE, PeerConfig, PrivateKey, PublicKey, Router};
-use fed_tun::{Closed, Driver, Handle, SetPeersFailed};
+use fed_tun::{Closed, Driver, Handle, Losses, Offloads, SetPeersFailed};
+use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use tokio::net::UnixDatagram;
 
@@ -30,6 +31,10 @@ struct Node {
 impl Node {
     /// Owns `fd00:0:0:<number>::/64`.
     fn start(number: u16, bind: &str) -> Self {
+        Self::start_with(number, UdpSocket::bind(bind).unwrap(), Offloads::ALL)
+    }
+
+    fn start_with(number: u16, udp: UdpSocket, offloads: Offloads) -> Self {
         let (inside, tun) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -37,11 +42,13 @@ impl Node {
             SockFlag::SOCK_CLOEXEC,
         )
         .unwrap();
-        let udp = UdpSocket::bind(bind).unwrap();
         let port = udp.local_addr().unwrap().port();
         let key = PrivateKey::generate();
         let public = key.public_key();
-        let handle = Driver::start(tun, udp, Router::new(key, Instant::now())).unwrap();
+        let handle = {
+            let router = Router::new(key, Instant::now());
+            Driver::start_with(tun, udp, router, offloads).unwrap()
+        };
         Self {
             handle,
             inside: outer_end(inside),
@@ -105,7 +112,10 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 
 /// Two nodes of which the first knows where the second is.
 async fn pair(first: &str, second: &str, addr: &str) -> (Node, Node) {
-    let (a, b) = (Node::start(1, first), Node::start(2, second));
+    acquainted(Node::start(1, first), Node::start(2, second), addr).await
+}
+
+async fn acquainted(a: Node, b: Node, addr: &str) -> (Node, Node) {
     b.handle.set_peers(vec![a.as_peer(None)]).await.unwrap();
     let to_b = b.as_peer(Some(b.at(addr)));
     a.handle.set_peers(vec![to_b]).await.unwrap();
@@ -154,12 +164,63 @@ async fn packets_pass_between_an_ipv4_and_a_dual_stack_socket() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_batches_arrive_whole_and_in_order() {
     let (a, b) = pair(V4, V4, "127.0.0.1").await;
-    a.send(&b, b"open").await;
+    several_batches(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_pass_without_any_offload_of_udp() {
+    for (udp_send, udp_receive) in [(false, false), (false, true), (true, false)] {
+        let node = |number| {
+            let offloads = Offloads {
+                tun: false,
+                udp_send,
+                udp_receive,
+            };
+            Node::start_with(number, UdpSocket::bind(V4).unwrap(), offloads)
+        };
+        let (a, b) = acquainted(node(1), node(2), "127.0.0.1").await;
+        several_batches(&a, &b).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kernel_that_refuses_many_datagrams_at_once_gets_them_one_by_one() {
+    let node = |number| {
+        let udp = UdpSocket::bind(V4).unwrap();
+        refuse_segmentation(&udp);
+        Node::start_with(number, udp, Offloads::ALL)
+    };
+    let (a, b) = acquainted(node(1), node(2), "127.0.0.1").await;
+    several_batches(&a, &b).await;
+    let losses = a.handle.status().await.unwrap().losses;
+    assert_eq!(losses, Losses::default());
+}
+
+/// Switches the checksums of a socket off, without which Linux refuses `UDP_SEGMENT` with EINVAL.
+fn refuse_segmentation(udp: &UdpSocket) {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap();
+    #[expect(unsafe_code, reason = "nix does not know SO_NO_CHECK")]
+    // SAFETY: the value is an int that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            udp.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+async fn several_batches(a: &Node, b: &Node) {
+    a.send(b, b"open").await;
     b.receive().await;
     for round in 0..20_u8 {
         let mut sent = Vec::new();
         for number in 0..100_u8 {
-            sent.push(a.send(&b, &[round, number]).await);
+            sent.push(a.send(b, &[round, number]).await);
         }
         for packet in sent {
             assert_eq!(b.receive().await, packet);

@@ -15,6 +15,7 @@ mod ground;
 mod implementation;
 mod measure;
 mod memory;
+mod profile;
 mod report;
 
 use ground::{Ground, Veth};
@@ -38,6 +39,9 @@ pub(crate) struct Arguments {
     /// Run this test alone (may be given more than once); ratios that need another are left out
     #[arg(long, value_name = "TEST")]
     only: Vec<Test>,
+    /// Draw a flame graph too, as target/bench/mesh.svg (needs perf)
+    #[arg(long)]
+    profile: bool,
 }
 
 /// The grounds of the tests.
@@ -91,6 +95,12 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
                 report.add(name, *test, measured);
             }
         }
+    }
+    if arguments.profile {
+        let (_, tunnel) = tunnels(&grounds, Test::Tcp1)
+            .find(|(name, _)| *name == implementation::FED)
+            .context("a profile needs the test tcp1")?;
+        profile::draw(root, tunnel, arguments.seconds)?;
     }
     drop(grounds);
     if arguments.only.is_empty() {

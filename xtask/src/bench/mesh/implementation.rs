@@ -75,39 +75,37 @@ pub(super) fn fed(root: &Path) -> Result<Implementation> {
     })
 }
 
-/// The programs from the registry, installed under `target/bench/peers` at the first time.
+/// The programs from the registry.
 pub(super) fn installed(root: &Path) -> Result<Vec<Implementation>> {
-    let folder = root.join("target/bench/peers");
-    let mut implementations = Vec::new();
-    for (package, version, program, mtu_max) in INSTALLED {
-        console::progress(&format!("looking for {package} {version}"));
-        // Does nothing where that version is there.
-        let mut install = Command::new("cargo");
-        install
-            .args([
-                "install",
-                "--quiet",
-                "--locked",
-                package,
-                "--version",
-                version,
-            ])
-            .arg("--root")
-            .arg(&folder)
-            .arg("--target-dir")
-            .arg(root.join("target/bench/build"));
-        ensure!(install.status()?.success(), "{package} cannot be installed");
-        let program = text(&folder.join("bin").join(program));
+    let installed = |&(package, version, program, mtu_max): &(&str, &str, &str, u16)| {
+        let program = text(&install(root, package, version)?.join(program));
         let options = ["--foreground", "--disable-drop-privileges"];
-        implementations.push(Implementation {
+        Ok(Implementation {
             name: package.to_owned(),
             command: std::iter::once(program)
                 .chain(options.map(ToOwned::to_owned))
                 .collect(),
             mtu_max,
-        });
-    }
-    Ok(implementations)
+        })
+    };
+    INSTALLED.iter().map(installed).collect()
+}
+
+/// Installs a package from the registry where it is missing, and gives the folder of its programs.
+pub(super) fn install(root: &Path, package: &str, version: &str) -> Result<PathBuf> {
+    console::progress(&format!("looking for {package} {version}"));
+    let folder = root.join("target/bench/peers");
+    // Does nothing where that version is there.
+    let status = Command::new("cargo")
+        .args(["install", "--quiet", "--locked", package])
+        .args(["--version", version])
+        .arg("--root")
+        .arg(&folder)
+        .arg("--target-dir")
+        .arg(root.join("target/bench/build"))
+        .status()?;
+    ensure!(status.success(), "{package} cannot be installed");
+    Ok(folder.join("bin"))
 }
 
 /// An implementation between two hosts.
@@ -281,8 +279,16 @@ fn start_other(
     let mut ends = Vec::new();
     for (end, host) in hosts.into_iter().enumerate() {
         let interface = format!("bench{number}{}", HOSTS[end]);
+        if implementation.name == BORINGTUN {
+            // It asks for the MTU once, at its start, and reads no longer packets ever after.
+            run(
+                host,
+                &format!("ip tuntap add dev {interface} mode tun multi_queue"),
+            )?;
+            run(host, &format!("ip link set {interface} mtu {mtu}"))?;
+        }
         let child = host
-            .command(&implementation.command[0])
+            .command(implementation.program())
             .args(&implementation.command[1..])
             .arg(&interface)
             .stdin(Stdio::null())
