@@ -100,8 +100,9 @@ def test_reads_of_one_file_are_spread_over_their_pool(client: Client, data: Path
     wait(chunks)
     workers = Counter(address for place in client.who_has(chunks).values() for address in place)
     number = chunks.data.npartitions
+    assert sum(workers.values()) == number
     assert len(workers) == 2
-    assert min(workers.values()) >= number / 4
+    assert min(workers.values()) >= 2  # what each is sent at first; the queue gives out the rest
 
 
 def test_fed_steals_within_pools_only(client: Client) -> None:
