@@ -148,3 +148,18 @@ async def test_traffic_tells_what_crossed_beside_the_estimate(
     assert 100_000 <= nbytes < 101_000
     last = told["computations"][-1]
     assert [list(row) for row in last["estimated"]] == [[SOUTH, NORTH, nbytes]]
+
+
+@pooled(north=(1,), south=(1,))
+async def test_what_an_earlier_graph_will_make_counts(c: Any, s: Any, *workers: Any) -> None:
+    with pinning(NORTH):
+        late = delayed(gate, pure=False)("go")
+        big = c.persist(delayed(length, pure=False)(late))
+    while not s.tasks:
+        await asyncio.sleep(0.01)
+    total = c.compute(delayed(str)(big))
+    while len(s.tasks) < 3:
+        await asyncio.sleep(0.01)
+    assert s.tasks[total.key].resource_restrictions == {"pool-north": 0}
+    await Event("go").set()
+    assert await total == "0"

@@ -51,9 +51,7 @@ def check_row(row: Row, run: Run) -> None:
     counts = reads_of_workers.take(run.client)
     assert counts["reads"] > 0
     assert counts["foreign"] == 0
-    after = fed.stats()
-    assert after["foreign_reads"] == before["foreign_reads"]
-    assert after["cross_pool_steals"] == before["cross_pool_steals"]
+    assert fed.stats()["foreign_reads"] == before["foreign_reads"]
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fed.names import pools_in, resource_of, without_pools
 from fed.planning import Facts, Plan, make_plan
 from fed.relays import insert_relays, is_relay
-from fed.sizes import Blocks, Estimator, Learned, blocks_of_layers
+from fed.sizes import UNKNOWN_ROOT, Blocks, Estimator, Learned, blocks_of_layers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -149,7 +149,8 @@ class Placer:
         """Return the bytes of a task's output, estimated while it runs."""
         if task.who_has:
             return int(max(task.nbytes, 0))
-        inputs = [max(source.nbytes, 0) for source in task.dependencies]
+        sizes = (source.nbytes for source in task.dependencies)
+        inputs = [UNKNOWN_ROOT if nbytes < 0 else nbytes for nbytes in sizes]
         return Estimator(self.blocks, self.learned).nbytes(task.key, task.run_spec, inputs)
 
     @staticmethod
@@ -158,7 +159,7 @@ class Placer:
         return pools_in(task.resource_restrictions)
 
     def _present(self, graph: Mapping[Any, Any]) -> dict[Any, frozenset[str]]:
-        """Return the pools that hold, or are making, what the graph shares with earlier ones."""
+        """Return the pools that hold, or will make, what the graph shares with earlier ones."""
         tasks = self.scheduler.tasks
         if not tasks:
             return {}
@@ -171,6 +172,8 @@ class Placer:
             if task.state in _HELD:
                 workers = task.who_has or {task.processing_on}
                 found[key] = self.topology.pools_of(workers)
+            elif key not in graph:  # of an earlier graph that has not come as far yet
+                found[key] = pools_in(task.resource_restrictions)
         return found
 
     def _allowed(
