@@ -21,9 +21,15 @@ const DATAGRAM_MAX: usize = 65_535;
 /// What one call may send: the largest UDP payload over IPv4, in bytes.
 const TRAIN_BYTES: usize = 65_507;
 
-/// Buffers for one call that receives. Each holds up to 64 KiB of joined datagrams; more of them
+/// Buffers for one call that receives.
+const BUFFERS: usize = BATCH_SIZE;
+
+/// As many are used while they come filled with joined datagrams, up to 64 KiB each: more of them
 /// would only be cold when their turn comes.
-const BUFFERS: usize = 4;
+const BUFFERS_JOINED: usize = 4;
+
+/// What is longer than this has been joined of many, in bytes.
+const JOINED: usize = 16_384;
 
 /// A UDP socket, non-blocking.
 pub(crate) struct Udp {
@@ -41,6 +47,8 @@ pub(crate) struct Arrivals {
     memory: Box<[u8]>,
     meta: [RecvMeta; BUFFERS],
     filled: usize,
+    /// How many buffers the next call is given.
+    offered: usize,
 }
 
 /// Whether sending could not go on.
@@ -147,9 +155,11 @@ impl Udp {
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().expect("one for each")));
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let socket = UdpSockRef::from(&self.socket);
-        match state.recv(socket, &mut buffers, &mut arrivals.meta) {
+        match state.recv(socket, &mut buffers[..arrivals.offered], &mut arrivals.meta) {
             Ok(filled) => {
                 arrivals.filled = filled;
+                let joined = arrivals.meta[..filled].iter().any(|meta| meta.len > JOINED);
+                arrivals.offered = if joined { BUFFERS_JOINED } else { BUFFERS };
                 true
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => false,
@@ -178,16 +188,21 @@ impl AsFd for Udp {
 
 impl Default for Arrivals {
     fn default() -> Self {
-        const { assert!(BUFFERS <= BATCH_SIZE) };
         Self {
             memory: vec![0; BUFFERS * DATAGRAM_MAX].into(),
             meta: [RecvMeta::default(); BUFFERS],
             filled: 0,
+            offered: BUFFERS,
         }
     }
 }
 
 impl Arrivals {
+    /// The bytes received last.
+    pub(crate) fn bytes(&self) -> usize {
+        self.meta[..self.filled].iter().map(|meta| meta.len).sum()
+    }
+
     /// The datagrams received last, in order, with their senders.
     pub(crate) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
         let buffers = self.memory.chunks_exact(DATAGRAM_MAX);

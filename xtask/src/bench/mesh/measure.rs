@@ -192,11 +192,12 @@ fn iperf_once(tunnel: &Tunnel, seconds: u16, options: &[&str]) -> Result<Iperf> 
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let output = command.output()?;
-        if output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        let refused = said.contains("Connection refused");
+        if output.status.success() && !refused {
             return Ok(serde_json::from_slice(&output.stdout)?);
         }
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !said.contains("Connection refused") || Instant::now() > deadline {
+        if !refused || Instant::now() > deadline {
             bail!("iperf3 failed ({}): {}", output.status, said.trim());
         }
         std::thread::sleep(Duration::from_millis(50));
