@@ -48,7 +48,6 @@ pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: &Budget) -> Isolate
 fn isolate(model: Model<'_>, pool: usize, budget: &Budget) -> Option<(i64, Vec<u32>)> {
     let nets = model.nets;
     let (count, consumers) = nets.size();
-    budget.take(nets.effort())?;
     let mut cut = Isolation {
         model,
         network: Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count),
@@ -115,22 +114,41 @@ impl Isolation<'_> {
     /// An output that costs `charge` when its owner is on one side of the cut and any of its
     /// consumers on the other: the pool's own side if it enters.
     fn cross(&mut self, net: Net<'_>, owner: u32, enters: bool, charge: Charge) {
-        let apart = |network: &mut Network, from: u32, to: u32, cost: i64| {
-            if cost > 0 {
-                let (forward, backward) = if enters { (0, cost) } else { (cost, 0) };
-                network.arc(from, to, forward, backward);
-            }
-        };
         if let [(consumer, tasks)] = *net.consumers {
-            apart(&mut self.network, owner, consumer, charge.of(tasks));
+            self.apart(enters, owner, consumer, charge.of(tasks));
             return;
         }
         let any = self.network.node();
-        apart(&mut self.network, owner, any, charge.once);
+        self.apart(enters, owner, any, charge.once);
         for &(consumer, tasks) in net.consumers {
-            apart(&mut self.network, any, consumer, charge.once);
+            self.apart(enters, any, consumer, charge.once);
             let each = charge.each * i64::from(tasks);
-            apart(&mut self.network, owner, consumer, each);
+            self.apart(enters, owner, consumer, each);
+        }
+    }
+
+    /// A cost for the two nodes on different sides. A node whose side is fixed gets no arc: pools
+    /// would have very many, all of which a search would go through again and again.
+    fn apart(&mut self, enters: bool, from: u32, to: u32, cost: i64) {
+        let (inside, outside) = if enters { (to, from) } else { (from, to) };
+        if cost == 0 || self.fixed(inside) == Some(false) || self.fixed(outside) == Some(true) {
+            return;
+        }
+        if self.fixed(inside) == Some(true) {
+            self.network.cost_at_sink(outside, cost);
+        } else if self.fixed(outside) == Some(false) {
+            self.network.cost_at_source(inside, cost);
+        } else {
+            self.network.arc(inside, outside, cost, 0);
+        }
+    }
+
+    /// Whether a node is on the pool's side, if that is fixed.
+    fn fixed(&self, node: u32) -> Option<bool> {
+        let possible = *self.model.nets.possible.get(node as usize)?;
+        match (possible >> self.pool & 1 == 1, possible.is_power_of_two()) {
+            (false, _) => Some(false),
+            (true, is_only) => is_only.then_some(true),
         }
     }
 }

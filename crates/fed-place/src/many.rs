@@ -26,14 +26,19 @@ pub(crate) struct Assignment {
 /// to which what an isolating cut settles is tried anew.
 const SMALL: usize = 10_000;
 
-/// Assigns pools to variables. `guess` is another place to start from, and what is returned costs
+/// Moves that are tried however large the graph.
+const FEW: u64 = 4;
+
+/// Assigns pools to variables, the isolating cuts, and then the moves, taking about `steps` steps
+/// at most. `guess` is another place to start from, and what is returned costs
 /// no more than it.
-pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: &Budget) -> Assignment {
+pub(crate) fn assign(model: Model<'_>, guess: &[u8], steps: u64) -> Assignment {
     let Isolated {
         pools: isolated,
         mut is_open,
         bound: lower_bound,
-    } = isolation::assign(model, guess, budget);
+    } = isolation::assign(model, guess, &Budget::new(steps));
+    let budget = Budget::new(steps + FEW * model.nets.effort());
     let mut starts = vec![isolated, guess.to_vec()];
     if model.nets.len() <= SMALL {
         is_open.fill(true);
@@ -44,7 +49,7 @@ pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: &Budget) -> Assignm
         if least <= lower_bound {
             break;
         }
-        let pools = descend(model, start, &is_open, budget);
+        let pools = descend(model, start, &is_open, &budget);
         let cost = model.energy(&pools);
         if cost < least {
             (best, least) = (pools, cost);

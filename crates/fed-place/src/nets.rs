@@ -156,7 +156,8 @@ impl Nets {
 
     /// What building a network of it counts as steps of a cut.
     pub(crate) fn effort(&self) -> u64 {
-        (self.len() + self.owners.len() + self.consumers.len()) as u64
+        const STEPS: u64 = 5;
+        STEPS * (self.len() + self.owners.len() + self.consumers.len()) as u64
     }
 
     /// The sum that [`crate::units::Units::new`] asks for.

@@ -93,13 +93,20 @@ fn decide(nets: &Nets, links: &Links, options: &Options, plain: &[u8]) -> Soluti
     );
     let guess = guess(nets, plain);
     let (count, consumers) = nets.size();
-    let budget = Budget::new(budget(nets.len() + count + consumers));
+    let steps = budget(nets.len() + count + consumers);
     let (pools, lower_bound, is_minimum) = if nets.pools == 2 {
-        let cut = two::cut(nets, links, units, &guess, &options.capacity, &budget);
+        let cut = two::cut(
+            nets,
+            links,
+            units,
+            &guess,
+            &options.capacity,
+            &Budget::new(steps),
+        );
         (cut.pools, 0.0, cut.is_minimum)
     } else {
         let model = Model { nets, links, units };
-        let assignment = many::assign(model, &guess, &budget);
+        let assignment = many::assign(model, &guess, steps);
         let is_minimum = assignment.cost <= assignment.lower_bound;
         (
             assignment.pools,
