@@ -64,13 +64,15 @@ class Submission:
         memo: dict[int, frozenset[str]] = {}
         resources = self.by_type.get("resources", {})
         annotated = self.by_type.get(ANNOTATION, {})
+        of_all = self.common.get("resources") or self.common.get(ANNOTATION)
         for key, node in self.graph.items():
             pools = find_pools(node, memo)
             if isinstance(annotated.get(key), str):
                 pools |= {annotated[key]}
             if isinstance(resources.get(key), dict):
                 pools |= pools_in(resources[key])
-            if not pools and annotated.get(key, "") is not None:  # None: lifted by `pool(None)`
+            lifted = annotated.get(key, "") is None  # by `pool(None)`
+            if of_all and not pools and not lifted:
                 pools = _pools_of_submission(self.common, key)
             if len(pools) > 1:
                 raise conflict(key, pools)
@@ -86,6 +88,8 @@ class Submission:
         self.common.pop(ANNOTATION, None)
         layers = self.by_type.pop("resources", {})
         self.by_type.pop(ANNOTATION, None)
+        if not (self.pins or layers or common):
+            return
         restrictions = {}
         for key in self.graph:
             own = layers[key] if isinstance(layers.get(key), dict) else _value(common, key)
