@@ -114,10 +114,13 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     chosen = [w for w in WORKLOADS if not given.names or any(n in w.name for n in given.names)]
+    print(f"{'workload':24} {'stock MB':>10} {'estimate':>10} {'fed MB':>10}  correct")
     table = []
     for row in rows(chosen):
         table.append(row)
-        [row[key] / 1e6 for key in ("stock_bytes", "estimated_bytes", "fed_bytes")]
+        sizes = [row[key] / 1e6 for key in ("stock_bytes", "estimated_bytes", "fed_bytes")]
+        numbers = " ".join(f"{size:10.2f}" for size in sizes)
+        print(f"{row['name']:24} {numbers}  {row['correct']}", flush=True)
     if given.output:
         given.output.write_text(json.dumps({"workloads": table}, indent=1))
     return 0 if all(row["correct"] for row in table) else 1
