@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask bench`, `cargo xtask demo`, `cargo xtask test`, `cargo xtask proto`.
+//! Project tasks: `cargo xtask bench`, `chaos`, `demo`, `test` and `proto`.
 //!
 //! One module per subcommand; the modules beside them (environment, packages, process, …) are what
 //! the subcommands share. Nothing here is installed with fed, and no other crate may depend on it.
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod chaos;
 mod console;
 mod demo;
 mod environment;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Task {
     /// Measure what the project promises, and print and save what was found
     Bench(bench::Arguments),
+    /// Take parts from federations, and write docs/reliability.md from what their users saw
+    Chaos,
     /// Run the main job on this machine: two sites, real data, the old way beside the new
     Demo(demo::Arguments),
     /// Run every test and check there is, with a summary at the end
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let root = repository_root();
     let result = match arguments.task {
         Task::Bench(arguments) => bench::run(&root, &arguments),
+        Task::Chaos => chaos::run(&root),
         Task::Demo(arguments) => demo::run(&root, &arguments),
         Task::Test(arguments) => test::run(&root, &arguments),
         Task::Proto(arguments) => proto::run(&root, &arguments).map(|()| ExitCode::SUCCESS),

@@ -1,0 +1,91 @@
+"""The table: what happens, when, and what the user is to see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.e2e.chaos import faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.e2e.world import World
+
+RIGHT = "the right answer"
+"""What a user sees who notices nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row.
+
+    Parameters
+    ----------
+    fault
+        What happens; its first line of documentation stands in the report.
+    saw
+        `RIGHT`, or a regular expression that what the user is told matches.
+    step
+        The line of `fed up`'s checklist after which it happens; none: while tasks run.
+    tasks
+        Tasks per pool of the computation, of 0.2 s each.
+    after
+        What is done once everything else has been looked at, so that the next row can begin.
+    """
+
+    fault: Callable[[World], None]
+    saw: str
+    step: str | None = None
+    tasks: int = 40
+    after: Callable[[World], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """What pytest calls it."""
+        return f"{self.fault.__name__}, {self.when}"
+
+    @property
+    def when(self) -> str:
+        """When it happens, in the report."""
+        return f'`fed up` says "{self.step}"' if self.step else "tasks run"
+
+    @property
+    def what(self) -> str:
+        """What happens, as a sentence."""
+        return (self.fault.__doc__ or "").split("\n", 1)[0].rstrip(".")
+
+
+EMPTY = r"EmptyPoolError: .*has waited .* for pool 'ecmwf' of site 'ecmwf'"
+LOST = r"(CancelledError|CommClosedError|TimeoutError|OSError)"
+"""What a client of Dask raises that has lost its scheduler."""
+
+ANSWERED, PREPARED, STARTED = "ecmwf: answered", "ecmwf: node started", "ecmwf: workers started"
+
+ON_THE_WAY_UP = (
+    Case(faults.kill_operator, r"^$", ANSWERED),
+    Case(faults.kill_operator, r"^$", PREPARED),
+    Case(faults.kill_operator, r"^$", STARTED),
+    Case(faults.kill_agent, r"error: ecmwf: ", PREPARED),
+    Case(faults.kill_outer_node, r"error: ecmwf: its part has ended: its node died", STARTED),
+    Case(faults.kill_inner_node, r"error: ecmwf: its part has ended: its node died", STARTED),
+    Case(faults.kill_scheduler, r"error: operator: the scheduler ended \(signal 9\)", STARTED),
+    Case(faults.kill_nanny, r"error: ecmwf: worker ecmwf-1-0 ended by itself", STARTED),
+)
+
+IN_A_COMPUTATION = (
+    Case(faults.kill_operator, LOST),
+    Case(faults.kill_agent, RIGHT),
+    Case(faults.restart_agent, RIGHT),
+    Case(faults.kill_outer_node, EMPTY),
+    Case(faults.kill_inner_node, EMPTY),
+    Case(faults.kill_scheduler, LOST),
+    Case(faults.kill_nanny, RIGHT),
+    Case(faults.kill_worker, RIGHT),
+    Case(faults.cut_briefly, RIGHT),
+    Case(faults.cut_off, EMPTY, after=faults.mend),
+    Case(faults.stop_agent_briefly, RIGHT),
+    Case(faults.stop_outer_node_briefly, RIGHT),
+    Case(faults.stop_operator_briefly, RIGHT),
+    Case(faults.stop_operator_beyond_the_lease, EMPTY, tasks=150),
+)

@@ -1,0 +1,160 @@
+"""What happens to a federation: each takes a world in which one comes up or computes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.e2e.waiting import until
+
+if TYPE_CHECKING:
+    from tests.e2e.world import World
+
+VICTIM = "ecmwf"
+"""The site to which things happen; the other one goes on."""
+
+
+def _network(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/net").readlink())
+
+
+def _node(world: World, host: str, *, outer: bool) -> int:
+    """Return a half of the node on a host: the outer one is in the host's own network."""
+    own = _network(world.lab[host].pid)
+
+    def found() -> list[int]:
+        pids = world.pids(host, r"fed node")
+        return [pid for pid in pids if (_network(pid) == own) == outer]
+
+    return until(found)[0]
+
+
+def _operator(world: World) -> int:
+    return world.pids("operator", r"fed .*\bup ecmwf")[0]
+
+
+def _agent(world: World) -> int:
+    return world.pids(VICTIM, r"fed agent run")[0]
+
+
+def _scheduler(world: World) -> int:
+    return until(lambda: world.pids("operator", r"dask_scheduler"))[0]
+
+
+def _nanny(world: World) -> int:
+    return until(lambda: world.pids(VICTIM, rf"dask_worker.* --name {VICTIM}-1-"))[0]
+
+
+def _worker(world: World) -> int:
+    """Return the process that a nanny looks after."""
+    (worker,) = until(lambda: world.pids(VICTIM, r"multiprocessing.*spawn_main"))
+    return worker
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def kill_operator(world: World) -> None:
+    """``kill -9`` of `fed up`."""
+    _kill(_operator(world))
+
+
+def kill_agent(world: World) -> None:
+    """``kill -9`` of a site's agent, which nobody starts again."""
+    world.sites[VICTIM].end()
+
+
+def restart_agent(world: World) -> None:
+    """A restart of a site's agent, as ``systemctl restart`` does it."""
+    world.sites[VICTIM].end(signal.SIGTERM)
+    world.sites[VICTIM].start()
+
+
+def kill_outer_node(world: World) -> None:
+    """``kill -9`` of the half of a site's node that holds the mesh."""
+    _kill(_node(world, VICTIM, outer=True))
+
+
+def kill_inner_node(world: World) -> None:
+    """``kill -9`` of the first process of a site's sandbox."""
+    _kill(_node(world, VICTIM, outer=False))
+
+
+def kill_scheduler(world: World) -> None:
+    """``kill -9`` of the scheduler."""
+    _kill(_scheduler(world))
+
+
+def kill_nanny(world: World) -> None:
+    """``kill -9`` of a worker with the process that looks after it."""
+    _kill(_nanny(world))
+
+
+def kill_worker(world: World) -> None:
+    """``kill -9`` of a worker, as when memory runs out."""
+    _kill(_worker(world))
+
+
+def cut_briefly(world: World) -> None:
+    """A site is cut off from all others for three seconds."""
+    _cut(world, on=True)
+    _after(3.0)
+    _cut(world, on=False)
+
+
+def cut_off(world: World) -> None:
+    """A site is cut off from all others, and stays so."""
+    _cut(world, on=True)
+
+
+def mend(world: World) -> None:
+    """Undo `cut_off`."""
+    _cut(world, on=False)
+
+
+def _cut(world: World, *, on: bool) -> None:
+    for other in world.lab.hosts:
+        if other != VICTIM:
+            world.lab.partition(VICTIM, other, on=on)
+
+
+def stop_agent_briefly(world: World) -> None:
+    """SIGSTOP of a site's agent, and SIGCONT three seconds later: shorter than the lease."""
+    _stop_for(3.0, _agent(world))
+
+
+def stop_outer_node_briefly(world: World) -> None:
+    """SIGSTOP of a site's node, and SIGCONT three seconds later: shorter than the lease."""
+    _stop_for(3.0, _node(world, VICTIM, outer=True))
+
+
+def stop_operator_briefly(world: World) -> None:
+    """SIGSTOP of `fed up`, and SIGCONT three seconds later: shorter than the lease."""
+    _stop_for(3.0, _operator(world))
+
+
+def stop_operator_beyond_the_lease(world: World) -> None:
+    """SIGSTOP of `fed up` until the sites have ended the federation, and SIGCONT then."""
+    pid = _operator(world)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for site in world.sites.values():
+            until(lambda site=site: site.federations, lambda left: not left)  # type: ignore[misc]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _stop_for(seconds: float, pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    _after(seconds)
+    os.kill(pid, signal.SIGCONT)
+
+
+def _after(seconds: float) -> None:
+    """Let time pass: it is what happens here."""
+    from time import sleep
+
+    sleep(seconds)
