@@ -101,7 +101,7 @@ class Interpreter:
         (made / "pyvenv.cfg").write_text(f"home = {(BASE / self.executable).parent}\n")
         own = made / "lib" / self.packages.relative_to(self.packages.parents[1])
         own.mkdir(parents=True)
-        (own / "parts.pth").write_text(f"{PACKAGES}\n")
+        (own / "parts.pth").write_text(f"{PACKAGES}\n{PACKAGE}\n")
         # A shared library of the interpreter is looked for where it was installed first.
         start = made / "bin" / "start"
         start.write_text(
@@ -162,5 +162,5 @@ def test_an_ordinary_user(ordinary: World, data: Path) -> None:
 
 def _owners(world: World, host: str) -> set[int]:
     """Return the users of all fed's and Dask's processes on a host."""
-    pids = world.pids(host, r"fed (agent|node)|--supervised|distributed\.cli")
+    pids = world.pids(host, r"fed (agent|node)|--supervised|dask_(scheduler|worker)")
     return {Path(f"/proc/{pid}").stat().st_uid for pid in pids}

@@ -9,7 +9,7 @@ import pytest
 from distributed import Event
 
 import fed
-from fed import scheduler as scheduler_module
+from fed import extension
 from fed.worker import PRELOADED
 from tests.python import federations, workloads
 
@@ -66,7 +66,7 @@ def test_the_scheduler_does_not_start_without_what_it_needs(tmp_path: Path, data
 
 def test_pools_may_be_given_as_names_or_with_their_sites() -> None:
     text = '["one", {"name": "two", "site": "there"}, {"name": "three"}]'
-    assert scheduler_module._sites(text) == {"one": "one", "two": "there", "three": "three"}
+    assert extension._sites(text) == {"one": "one", "two": "there", "three": "three"}
 
 
 def test_a_pool_that_loses_its_last_worker_is_reported_at_once(tmp_path: Path, data: Path) -> None:

@@ -1,0 +1,203 @@
+"""The extension of Dask's scheduler: what `fed.scheduler` loads.
+
+It reads the pins of every graph that is submitted, restricts the pinned tasks to the workers
+of their pool, refuses a task that two pools claim, and keeps work stealing within pools.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import dask
+import distributed
+from dask.utils import key_split
+
+from fed import _dask_private as dask_private
+from fed.counters import PoolCounters
+from fed.errors import StalePinError
+from fed.explaining import Explainer
+from fed.learning import Learner
+from fed.ledger import OPERATION, Ledger
+from fed.links import LINKS_VARIABLE, Links
+from fed.names import pools_in, resource_of
+from fed.placement import Placer, free, is_placed
+from fed.queueing import Pace, queue_by_pool
+from fed.replacing import Expectations
+from fed.residency import Residency
+from fed.shuffles import confine_shuffles
+from fed.spreading import spread_loads
+from fed.stealing import confine_stealing
+from fed.submission import Submission, conflict
+from fed.topology import Topology
+from fed.transfers import reckon_with_links
+from fed.vacancies import Vacancies, timeout_from_environment
+from fed.versions import SUPPORTED_DASK, is_supported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distributed.scheduler import Scheduler, TaskState
+
+    from fed.planning import Plan
+
+logger = logging.getLogger("fed.scheduler")
+
+POOLS_VARIABLE = "FED_POOLS"
+"""Environment variable: JSON list of the federation's pools, as names or as objects with
+``name`` and ``site``. Without it, no name of a pool is refused."""
+
+GRAPH_CONFIG = {
+    # Low-level fusion forgets annotations, and blockwise fusion mixes those of two pools.
+    "optimization.fuse.active": False,
+    "optimization.annotations.fuse": False,
+}
+
+
+async def extend(scheduler: Scheduler) -> tuple[str, ...]:
+    """Extend a scheduler that has just been made, and return the pools that it knows.
+
+    Raises
+    ------
+    RuntimeError
+        If this Dask lacks what the extension needs.
+    """
+    _check_dask()
+    sites = _sites(os.environ.get(POOLS_VARIABLE, "[]"))
+    dask.config.set(GRAPH_CONFIG)
+    topology = Topology(scheduler, sites)
+    links = Links.from_json(os.environ.get(LINKS_VARIABLE, "[]"))
+    placer = Placer(scheduler, topology, links)
+    await confine_stealing(scheduler, topology)
+    pace = Pace(topology, links)
+    queues = queue_by_pool(scheduler, topology, pace)
+    expectations = Expectations(placer)
+    learner = Learner(placer, pace, queues, expectations)
+    counters = PoolCounters(scheduler, sites, learner)
+    scheduler.add_plugin(counters)
+    scheduler.handlers["fed_stats"] = counters.stats
+    ledger = Ledger(scheduler, placer)
+    scheduler.handlers[OPERATION] = ledger.traffic
+    scheduler.handlers["fed_explain"] = Explainer(placer, sites).explain
+
+    def placed(plan: Plan) -> None:
+        ledger.note(plan)
+        expectations.expect(plan)
+
+    _settle_submissions(scheduler, tuple(sites), placer, placed)
+    confine_shuffles(scheduler, topology)
+    spread_loads(scheduler, topology)
+    reckon_with_links(scheduler, topology, links)
+    Residency(scheduler, topology)
+    Vacancies(scheduler, topology, sites, timeout_from_environment()).install()
+    scheduler.handlers["fed_links"] = links.handle
+    return tuple(sites)
+
+
+def _check_dask() -> None:
+    gaps = dask_private.missing()
+    if gaps:
+        raise RuntimeError(
+            f"dask {dask.__version__} with distributed {distributed.__version__} lacks"
+            f" {', '.join(gaps)}. Install {SUPPORTED_DASK} of both."
+        )
+    for name, version in (("dask", dask.__version__), ("distributed", distributed.__version__)):
+        if not is_supported(version):
+            logger.warning("fed is written for %s%s, not for %s", name, SUPPORTED_DASK, version)
+
+
+def _sites(text: str) -> dict[str, str]:
+    """Return site by pool, from the value of ``FED_POOLS``."""
+    sites = {}
+    for entry in json.loads(text):
+        if isinstance(entry, str):
+            sites[entry] = entry
+        else:
+            sites[entry["name"]] = entry.get("site", entry["name"])
+    return sites
+
+
+def _settle_submissions(
+    scheduler: Scheduler,
+    known: tuple[str, ...],
+    placer: Placer,
+    placed: Callable[[Plan], None],
+) -> None:
+    """Make the scheduler settle the pins of each graph, and place the rest, before it makes tasks.
+
+    Parameters
+    ----------
+    scheduler
+        A running scheduler.
+    known
+        The pools of the federation; empty when they are not known.
+    placer
+        Places what is not pinned.
+    placed
+        Is told what was placed.
+    """
+
+    def settle(arrival: dask_private.Arrival) -> list[Any]:
+        submission = Submission(arrival.graph, arrival.by_type, arrival.common)
+        submission.settle(known)
+        queued = _pin_existing(scheduler, submission)
+        plan = placer.arrive(arrival, submission.pins)
+        if plan is not None:
+            placed(plan)
+        return queued
+
+    dask_private.hook_submissions(scheduler, settle)
+
+
+def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
+    """Pin tasks that were submitted before, without a pin, and are now submitted with one.
+
+    Returns
+    -------
+    list
+        Keys that wait in the scheduler's queue, which knows no restrictions: they must leave it.
+
+    Raises
+    ------
+    StalePinError
+        If such a task has run, or runs, in another pool.
+    PoolConflictError
+        If it was pinned to another pool.
+    """
+    for key in submission.pins:
+        if (placed := scheduler.tasks.get(key)) and is_placed(placed):
+            free(placed)
+    earlier = [
+        (task, pool)
+        for key, pool in submission.pins.items()
+        if (task := scheduler.tasks.get(key)) and pools_in(task.resource_restrictions) != {pool}
+    ]
+    for task, pool in earlier:
+        if others := pools_in(task.resource_restrictions):
+            raise conflict(task.key, others | {pool})
+        if task.state in {"processing", "memory"}:
+            _check_place(task, pool)
+    for task, pool in earlier:
+        if task.run_spec is not None and task.state not in {"processing", "memory"}:
+            task.run_spec = submission.graph[task.key]
+        task.resource_restrictions = {**(task.resource_restrictions or {}), resource_of(pool): 0}
+    return [task.key for task, _ in earlier if task.state == "queued"]
+
+
+def _check_place(task: TaskState, pool: str) -> None:
+    workers = {task.processing_on} if task.processing_on else set(task.who_has or ())
+    elsewhere = [worker for worker in workers if pool not in pools_in(worker.resources)]
+    if not elsewhere:
+        return
+    ran_in = ", ".join(sorted({p for w in elsewhere for p in pools_in(w.resources)})) or "no pool"
+    raise StalePinError(
+        f"task {task.key!r} is now pinned to pool {pool!r}, but was submitted before without a"
+        f" pin, and ran in {ran_in}: its result may be made of other data. Release the futures"
+        f" and persisted objects of {key_split(task.key)!r}, then submit again, or give the"
+        " pinned one another name.",
+        task=task.key,
+        pool=pool,
+        ran_in=ran_in,
+    )
