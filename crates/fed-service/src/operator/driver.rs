@@ -207,7 +207,10 @@ impl Driver {
     pub(super) fn scheduler_died(&self, status: &str) -> String {
         let mut last = node::log::of_process(&self.folder.node(), "scheduler", 5);
         // Our own extension says all there is to say in its last line.
-        if last.last().is_some_and(|line| line.starts_with("fed.scheduler: ")) {
+        if last
+            .last()
+            .is_some_and(|line| line.starts_with("fed.scheduler: "))
+        {
             last.drain(..last.len() - 1);
         }
         format!("the scheduler ended ({status}): {}", last.join("; "))
