@@ -1,7 +1,10 @@
-"""``python -m fed.dask_worker``: Dask's own worker command, with an exit code that says more.
+"""``python -m fed.dask_worker``: Dask's own worker command, with fed's preload and exit code.
 
 A worker that was retired and one that lost its scheduler both end in good order. The site
 replaces the second and not the first, so they have to be told apart.
+
+The preload is set rather than given as ``--preload``: to look at its options, Dask's command would
+import it, and all that it imports, in the nanny too.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import sys
 
 LOST_SCHEDULER = 75
 """Exit code of a worker that lost its scheduler: ``EX_TEMPFAIL`` of ``sysexits.h``."""
+
+PRELOAD = "fed.worker"
 
 _LOSSES = frozenset(
     {
@@ -30,10 +35,15 @@ def main() -> None:
         With `LOST_SCHEDULER` if that is why the worker ended, else with Dask's own code.
     """
     # Nannies start their workers by importing this module again: only this process needs these.
+    import dask
     from distributed.cli import dask_worker
 
     from fed import _dask_private as dask_private
 
+    own = dask.config.get("distributed.worker.preload")
+    dask.config.set(
+        {"distributed.worker.preload": [*([own] if isinstance(own, str) else own), PRELOAD]}
+    )
     reasons: list[str] = []
     dask_private.hook_nannies(reasons.append)
     dask_worker.main(standalone_mode=False)

@@ -46,8 +46,6 @@ impl WorkerKit {
             "--local-directory",
             &scratch.join("dask").display().to_string(),
             "--no-dashboard",
-            "--preload",
-            "fed.worker",
         ]
         .map(str::to_owned);
         ProcessRequest {
