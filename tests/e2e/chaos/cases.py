@@ -76,7 +76,7 @@ ON_THE_WAY_UP = (
 
 IN_A_COMPUTATION = (
     Case(faults.kill_operator, LOST),
-    Case(faults.kill_agent, RIGHT),
+    Case(faults.kill_agent, RIGHT, tasks=15),
     Case(faults.restart_agent, RIGHT),
     Case(faults.kill_outer_node, EMPTY),
     Case(faults.kill_inner_node, EMPTY),

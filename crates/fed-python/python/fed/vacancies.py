@@ -83,6 +83,7 @@ class Vacancies(SchedulerPlugin):
         self.timeout = timeout
         self.clock = clock
         self.waiting_since: dict[str, float] = {}
+        self._pools = set(topology.names())
         tick = min(LONGEST_TICK, timeout / 4)
         self._looking = PeriodicCallback(self.look, tick * 1000)
 
@@ -94,6 +95,10 @@ class Vacancies(SchedulerPlugin):
     async def close(self) -> None:
         """Stop watching, with the scheduler."""
         self._looking.stop()
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Remember the pool of a worker that joins."""
+        self._pools |= pools_in(scheduler.workers[worker].resources)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Look at once: the pool may have lost its last worker."""
@@ -116,10 +121,12 @@ class Vacancies(SchedulerPlugin):
 
     def _waiting(self) -> dict[str, list[TaskState]]:
         """Return the tasks that wait for a pool without workers, by pool."""
+        tasks = list(self.scheduler.unrunnable)
+        # The queue may be long, and is looked through only if some of it may wait in vain.
+        if not all(self.topology.workers(pool) for pool in self._pools):
+            tasks += self.scheduler.queued
         found: dict[str, list[TaskState]] = {}
-        if not self.scheduler.unrunnable and not self.scheduler.queued:
-            return found
-        for task in (*self.scheduler.unrunnable, *self.scheduler.queued):
+        for task in tasks:
             for pool in pools_in(task.resource_restrictions):
                 if not self.topology.workers(pool):
                     found.setdefault(pool, []).append(task)
