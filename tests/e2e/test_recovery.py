@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,6 +51,19 @@ def _retire(name: str) -> None:
     from distributed import get_client
 
     get_client().retire_workers(names=[name])
+
+
+def test_status_while_tasks_run_and_after(world: World) -> None:
+    world.up(workers=1)
+    with world.notebook() as notebook, ThreadPoolExecutor(1) as thread:
+        notebook.connect()
+        computing = thread.submit(notebook, _answer_after, 1.0, "ecmwf")
+        while not computing.done():
+            assert workers(world, "ecmwf") == ["ecmwf-1-0"]
+        assert computing.result() == "10"
+        assert workers(world, "ecmwf") == ["ecmwf-1-0"]
+        assert {member["problem"] for member in world.status()["members"]} == {None}
+    world.fed("down")
 
 
 def test_a_worker_that_is_killed_is_replaced(world: World) -> None:

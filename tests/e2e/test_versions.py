@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.e2e.leftovers import Before
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.e2e.world import World
 
-REQUEST = 6
+REQUEST, HOST = 6, 7
 
 
 def pretend(world: World, site: str, folder: Path) -> None:
@@ -86,6 +86,30 @@ def test_no_distributed(world: World, tmp_path: Path) -> None:
     told = stops(world)
     assert row(told, "distributed")[2] == "-"
     assert " ".join(row(told, "distributed")[4:]) == "must be the same"
+
+
+def test_an_operator_without_distributed(world: World, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run(
+        [world.paths.python, "-m", "venv", "--without-pip", str(bare)], check=True, timeout=60
+    )
+    refused = world.fed("up", "ecmwf", "--python", str(bare / "bin" / "python"), code=HOST)
+    assert "has no distributed, which the scheduler needs" in refused.stderr
+    assert "--python" in refused.stderr
+
+
+def test_an_operator_without_the_package_fed(world: World, tmp_path: Path) -> None:
+    """An interpreter that has Dask alone, as a site's may."""
+    bare = tmp_path / "bare"
+    subprocess.run(
+        [world.paths.python, "-m", "venv", "--without-pip", str(bare)], check=True, timeout=60
+    )
+    packages = Path(sysconfig.get_path("purelib"))
+    (own,) = (bare / "lib").glob("python*/site-packages")
+    (own / "packages.pth").write_text(f"{packages}\n")
+    refused = world.fed("up", "ecmwf", "--python", str(bare / "bin" / "python"), code=HOST)
+    assert "has no package fed" in refused.stderr
+    assert "pip install" in refused.stderr
 
 
 def test_another_xarray_is_told_and_works(world: World, tmp_path: Path) -> None:

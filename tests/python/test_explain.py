@@ -8,12 +8,15 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from dask.base import collections_to_expr
 
 import fed
+from fed import _dask_private as dask_private
 from fed.advice import advise
 from fed.drawing import NO_POOL, draw
 from fed.files import misaligned
 from tests.python.expressions import NORTH, SOUTH, Run
+from tests.python.inprocess import pooled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,3 +119,16 @@ def test_chunks_that_cut_across_the_files_are_told(tmp_path: Path) -> None:
         cutting = xr.open_dataset(tmp_path / "t.nc", chunks={"x": 15})
     (advice,) = misaligned([cutting, 3])
     assert "chunks of 15 along 'x' cut across the file's of 10" in advice
+
+
+@pooled(north=(1,))
+async def test_with_one_pool_it_is_explained_too(c: Any, s: Any, a: Any) -> None:
+    with fed.pool(NORTH):
+        source = da.ones((10, 10), chunks=5)
+    expression = dask_private.pickled(collections_to_expr([source.sum()]))
+    report = await s.handlers["fed_explain"](expression=expression)
+    pools = [layer["pools"] for layer in report["layers"]]
+    assert {NORTH: 4} in pools
+    assert {name for each in pools for name in each} <= {NORTH, "any"}
+    assert report["crossing"] == []
+    assert await c.compute(source.sum()) == 100

@@ -84,7 +84,7 @@ def test_a_pool_that_loses_its_last_worker_is_reported_at_once(tmp_path: Path, d
         assert "pool 'south' of site 'site-south' has no workers: 5 tasks wait" in cluster.log(
             "scheduler"
         )
-        assert "fed logs site-south" in cluster.log("scheduler")
+        assert "fed logs --only site-south" in cluster.log("scheduler")
         cluster.start_worker("south", "south-2-7")
         event.set()
         assert set(client.gather(held)) == {"south"}

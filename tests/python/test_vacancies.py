@@ -85,7 +85,7 @@ async def test_a_pool_that_gets_a_worker_again_goes_on(c: Any, s: Any, a: Any) -
         await asyncio.sleep(0.01)
     vacancies.look()
     assert "pool 'south' of site 'met' has no workers: 1 task waits" in warnings_of(s)[0]
-    assert "`fed logs met`" in warnings_of(s)[0]
+    assert "`fed logs --only met`" in warnings_of(s)[0]
     clock.now = 300
     vacancies.look()
     async with Worker(s.address, resources={"pool-south": 1}):

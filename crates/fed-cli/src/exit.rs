@@ -69,7 +69,10 @@ fn of_up(error: &UpError) -> u8 {
         UpError::Request(_) => REQUEST,
         UpError::Site(error) => of_site(error),
         UpError::Taken { .. } => TAKEN,
-        UpError::Unsupported(_) | UpError::Python(_) => HOST,
+        UpError::Unsupported(_)
+        | UpError::Python(_)
+        | UpError::NoDistributed { .. }
+        | UpError::NoPackage { .. } => HOST,
         UpError::Failed(failure) if failure.member.as_deref() == Some("operator") => FAILED,
         UpError::Failed(failure) if failure.member.is_some() => SITE,
         UpError::Failed(_) => REQUEST,

@@ -60,6 +60,9 @@ pub struct Interpreter {
 pub struct Inspection {
     /// Version and packages.
     pub environment: PythonEnvironment,
+    /// Whether the compiled part of fed's own Python package is installed for it.
+    #[serde(default)]
+    pub is_compiled: bool,
     /// Folders it loads code from.
     pub roots: Vec<PathBuf>,
 }
@@ -366,6 +369,7 @@ mod tests {
         link(root.join("data/relative"), root.join("data/twice")).unwrap();
         link(root.join("data/loop"), root.join("data/loop")).unwrap();
         let none = Inspection {
+            is_compiled: false,
             environment: PythonEnvironment::default(),
             roots: Vec::new(),
         };

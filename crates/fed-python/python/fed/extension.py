@@ -22,6 +22,7 @@ from fed.explaining import Explainer
 from fed.learning import Learner
 from fed.ledger import OPERATION, Ledger
 from fed.links import LINKS_VARIABLE, Links
+from fed.listing import list_workers
 from fed.names import pools_in, resource_of
 from fed.placement import Placer, free, is_placed
 from fed.queueing import Pace, queue_by_pool
@@ -91,6 +92,7 @@ async def extend(scheduler: Scheduler) -> tuple[str, ...]:
     spread_loads(scheduler, topology)
     reckon_with_links(scheduler, topology, links)
     Residency(scheduler, topology)
+    list_workers(scheduler)
     Vacancies(scheduler, topology, sites, timeout_from_environment()).install()
     scheduler.handlers["fed_links"] = links.handle
     return tuple(sites)

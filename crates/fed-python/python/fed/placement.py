@@ -93,7 +93,8 @@ class Placer:
         """
         if self.relays:
             self._adopt_relays(arrival)
-        plan = self.plan(arrival, pins)
+        # With one pool there is nothing to choose.
+        plan = self.plan(arrival, pins) if len(self.topology.names()) > 1 else None
         if plan is None:
             return None
         if len(self.blocks) > MOST_ARRAYS:
@@ -126,8 +127,6 @@ class Placer:
             None if nothing in the graph has to do with pools.
         """
         names = self.topology.names()
-        if len(names) < 2:  # noqa: PLR2004
-            return None
         present = self._present(arrival.graph)
         if not pins and not any(present.values()):
             return None

@@ -137,8 +137,8 @@ class Vacancies(SchedulerPlugin):
 
     def _advice(self, pool: str) -> str:
         return (
-            f"`fed status` shows how the site stands, `fed logs {self.sites.get(pool, pool)}` what"
-            " its workers wrote"
+            "`fed status` shows how the site stands,"
+            f" `fed logs --only {self.sites.get(pool, pool)}` what its workers wrote"
         )
 
     def _warn(self, pool: str, count: int) -> None:

@@ -73,13 +73,13 @@ pub(super) fn process(
 pub(super) struct QueryError(String);
 
 #[derive(Deserialize)]
-struct Identity {
+struct Listing {
     workers: BTreeMap<String, Worker>,
 }
 
 #[derive(Deserialize)]
 struct Worker {
-    name: serde_json::Value,
+    name: String,
     nthreads: u32,
     memory_limit: Option<u64>,
     resources: BTreeMap<String, f64>,
@@ -89,12 +89,12 @@ struct Worker {
 pub(super) async fn workers(
     gateway: &GatewayInfo,
 ) -> Result<BTreeMap<String, Vec<WorkerReport>>, QueryError> {
-    let asked = tokio::time::timeout(PATIENCE, get(gateway, "/json/identity.json")).await;
+    let asked = tokio::time::timeout(PATIENCE, get(gateway, "/fed/workers.json")).await;
     let body = asked.map_err(|_| QueryError("no answer in 20 s".to_owned()))??;
-    let identity: Identity =
+    let listing: Listing =
         serde_json::from_slice(&body).map_err(|error| QueryError(error.to_string()))?;
     let mut pools: BTreeMap<String, Vec<WorkerReport>> = BTreeMap::new();
-    for worker in identity.workers.into_values() {
+    for worker in listing.workers.into_values() {
         let pool = worker
             .resources
             .keys()
@@ -103,10 +103,7 @@ pub(super) async fn workers(
             .entry(pool.unwrap_or_default().to_owned())
             .or_default()
             .push(WorkerReport {
-                name: worker
-                    .name
-                    .as_str()
-                    .map_or_else(|| worker.name.to_string(), str::to_owned),
+                name: worker.name,
                 threads: worker.nthreads,
                 memory_bytes: worker.memory_limit.unwrap_or_default(),
             });

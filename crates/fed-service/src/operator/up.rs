@@ -15,7 +15,7 @@ use super::driver::Driver;
 use super::owner::Operator;
 use super::report::Progress;
 use super::state::{OperatorState, Record, SiteRecordError};
-use crate::python::{Interpreter, PythonError, exposed, readable};
+use crate::python::{Inspection, Interpreter, PythonError, exposed, readable};
 use crate::state::{Lock, StateError};
 
 /// Outcomes that may wait for the owner.
@@ -56,6 +56,24 @@ pub enum UpError {
     /// The scheduler's interpreter cannot be used.
     #[error(transparent)]
     Python(#[from] PythonError),
+    /// The scheduler's interpreter has no Dask.
+    #[error(
+        "{python} has no distributed, which the scheduler needs: activate the environment that has it, or name its interpreter with --python"
+    )]
+    NoDistributed {
+        /// The interpreter.
+        python: String,
+    },
+    /// The scheduler's interpreter has no package `fed`.
+    #[error(
+        "{python} has no package fed {version}, which the scheduler needs: install it there (pip install), or name another interpreter with --python"
+    )]
+    NoPackage {
+        /// The interpreter.
+        python: String,
+        /// Version of this program.
+        version: &'static str,
+    },
     /// A sandbox cannot be made here.
     #[error(transparent)]
     Unsupported(#[from] fed_sandbox::Unsupported),
@@ -123,6 +141,7 @@ pub async fn up(
     }
     let identity = Arc::new(state.identity()?);
     let inspection = request.interpreter.inspect().await?;
+    check_interpreter(&inspection)?;
     let readable = readable(&inspection, Vec::new());
     let folder = state.federation(&request.name);
     if let Some(visible) = exposed(state.path(), &readable) {
@@ -181,4 +200,19 @@ pub async fn up(
     // From here on the name is free.
     drop(lock);
     ended
+}
+
+/// Refuses an interpreter that cannot run the scheduler, before any site is asked.
+fn check_interpreter(inspection: &Inspection) -> Result<(), UpError> {
+    let python = || inspection.environment.executable.clone();
+    if !inspection.environment.packages.contains_key("distributed") {
+        return Err(UpError::NoDistributed { python: python() });
+    }
+    if !inspection.is_compiled {
+        return Err(UpError::NoPackage {
+            python: python(),
+            version: env!("CARGO_PKG_VERSION"),
+        });
+    }
+    Ok(())
 }
