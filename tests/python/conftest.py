@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
-from tests.python import federations, reads_of_workers
+from tests.python import federations, inprocess, reads_of_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,16 @@ def _dataset(seed: int) -> xr.Dataset:
     values = generator.normal(size=SHAPE).astype("float32")
     coords = {name: np.arange(size) for name, size in zip(names, SHAPE, strict=True)}
     return xr.Dataset({"t": (names, values)}, coords=coords)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what schedulers and workers in this process write where pytest tidies up."""
+    scratch = {"temporary-directory": str(tmp_path_factory.mktemp("scratch"))}
+    # Each cluster of `pooled` begins with Dask's own configuration, and these values.
+    inprocess.CONFIG.update(scratch)
+    with dask.config.set(scratch):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ class Cluster:
         return {
             **clean,
             "PYTHONPATH": f"{PACKAGE}:{ROOT}",
+            "DASK_TEMPORARY_DIRECTORY": str(self.folder),
             "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": f"{PATIENCE:.0f}s",
             **extra,
         }
