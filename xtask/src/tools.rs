@@ -31,7 +31,7 @@ pub(crate) fn cargo_deny(root: &Path, log: &mut Log) -> Result<PathBuf> {
             .arg("--target-dir")
             .arg(&build),
     )
-    .context("cannot install cargo-deny; it needs the crates.io registry once")?;
+    .context("cannot install cargo-deny; it is fetched over the network once")?;
     std::fs::remove_dir_all(&build)
         .with_context(|| format!("cannot remove {}", build.display()))?;
     Ok(program)

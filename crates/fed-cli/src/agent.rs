@@ -1,13 +1,10 @@
 //! `fed agent`: the daemon of a data centre.
 
-use std::fmt::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use fed_core::SiteName;
-use fed_service::agent::{self, AgentConfig, ConfigFile, Operator, Roster};
+use fed_service::agent::{self, AgentConfig, ConfigFile, Draft, Operator, Roster};
 
 use crate::console::{self, Output};
 use crate::paths;
@@ -87,15 +84,35 @@ pub(crate) struct Init {
     /// Name of the site, for a new agent.toml
     #[arg(long)]
     name: Option<SiteName>,
-    /// host:port at which operators reach the agent, for a new agent.toml
-    #[arg(long)]
+    /// host:port at which operators reach the agent, for a new agent.toml; the agent listens on
+    /// this port [default port: 4788]
+    #[arg(long, value_name = "HOST[:PORT]")]
     address: Option<String>,
     /// Interpreter of the workers, for a new agent.toml
     #[arg(long)]
     python: Option<String>,
+    /// User that an agent started as root becomes, for a new agent.toml
+    #[arg(long)]
+    user: Option<String>,
     /// Folder or URL prefix of the site's data, for a new agent.toml; may be repeated
     #[arg(long, value_name = "ROOT")]
     data: Vec<String>,
+}
+
+impl Init {
+    fn draft(&self) -> std::io::Result<Draft> {
+        let absolute = |root: &String| match root.contains("://") {
+            true => Ok(root.clone()),
+            false => std::path::absolute(root).map(|path| path.display().to_string()),
+        };
+        Ok(Draft {
+            name: self.name.clone(),
+            address: self.address.clone(),
+            python: self.python.clone(),
+            user: self.user.clone(),
+            data: self.data.iter().map(absolute).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 #[derive(clap::Args)]
@@ -128,18 +145,23 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn init(arguments: &Init) -> anyhow::Result<()> {
     let file = arguments.config.file()?;
+    let draft = arguments.draft()?;
     if !file.path.exists() {
-        write_config(&file, arguments)?;
+        let (text, config) = draft.text(&file)?;
+        runtime()?.block_on(agent::check(&config))?;
+        agent::write(&file, &text)?;
         console::note(&format!("wrote {}", file.path.display()));
     }
     let (_, config) = arguments.config.load()?;
-    let report = runtime()?.block_on(agent::init(&config))?;
+    draft.agrees(&file, &config)?;
+    let fitness = runtime()?.block_on(agent::check(&config))?;
+    let fingerprint = agent::init(&config)?;
     console::note(&format!(
         "site {} can run workers: Python {} with distributed {}",
-        config.name, report.python, report.distributed
+        config.name, fitness.python, fitness.distributed
     ));
     console::note("next: start `fed agent run`, then let an operator in with `fed agent invite`");
-    console::data(&report.fingerprint.to_string())
+    console::data(&fingerprint.to_string())
 }
 
 fn invite(arguments: &Invite) -> anyhow::Result<()> {
@@ -218,37 +240,6 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
         humantime::format_rfc3339_seconds(from)
     ));
     console::data(&announced.fingerprint.to_string())
-}
-
-fn write_config(file: &ConfigFile, arguments: &Init) -> anyhow::Result<()> {
-    let path = &file.path;
-    let missing = || {
-        format!(
-            "{} does not exist; give --name and --address and it is written",
-            path.display()
-        )
-    };
-    let name = arguments.name.as_ref().with_context(missing)?;
-    let address = arguments.address.as_ref().with_context(missing)?;
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let mut text = format!(
-        "# The agent of a fed site. All keys: docs/agent.md\n\nname = {}\naddress = {}\nstate = {}\n",
-        quoted(name.as_str()),
-        quoted(address),
-        quoted(&file.state.display().to_string())
-    );
-    if let Some(python) = &arguments.python {
-        writeln!(text, "python = {}", quoted(python))?;
-    }
-    writeln!(text, "\n[[pool]]\nname = {}", quoted(name.as_str()))?;
-    writeln!(text, "data = {}", serde_json::to_string(&arguments.data)?)?;
-    let wrong = || format!("cannot write {}", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(wrong)?;
-    }
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o644).open(path);
-    std::io::Write::write_all(&mut file.with_context(wrong)?, text.as_bytes()).with_context(wrong)
 }
 
 fn serve(arguments: &Config) -> anyhow::Result<()> {

@@ -4,7 +4,9 @@ use std::io::ErrorKind;
 use std::process::{ExitCode, ExitStatus};
 
 use fed_rpc::invitation::InvitationError;
-use fed_service::agent::{AgentError, ConfigError, DeskError, RosterError, SetupError};
+use fed_service::agent::{
+    AgentError, ConfigError, DeskError, DraftError, RosterError, SetupError,
+};
 use fed_service::operator::{DownError, EnrolError, RotateError, SiteRecordError, UpError};
 
 /// The table, for `--help`. `docs/exit-codes.md` has it with examples.
@@ -57,6 +59,7 @@ fn number(error: &anyhow::Error) -> u8 {
         .or_else(|| error.downcast_ref::<RotateError>().map(of_rotation))
         .or_else(|| error.downcast_ref::<AgentError>().map(of_agent))
         .or_else(|| error.downcast_ref::<SetupError>().map(of_setup))
+        .or_else(|| error.downcast_ref::<DraftError>().map(of_draft))
         .or_else(|| error.downcast_ref::<DeskError>().map(of_desk))
         .or_else(|| error.downcast_ref::<RosterError>().map(of_roster))
         .or_else(|| error.downcast_ref::<ConfigError>().map(|_| USAGE))
@@ -132,8 +135,16 @@ fn of_agent(error: &AgentError) -> u8 {
 fn of_setup(error: &SetupError) -> u8 {
     match error {
         SetupError::Unsupported(_) | SetupError::Python(_) | SetupError::Package { .. } => HOST,
+        SetupError::Agent(error) => of_agent(error),
         SetupError::User { .. } | SetupError::Invitation(_) => USAGE,
         SetupError::State(_) | SetupError::Identity(_) | SetupError::Key(_) => FAILED,
+    }
+}
+
+fn of_draft(error: &DraftError) -> u8 {
+    match error {
+        DraftError::Write { .. } => FAILED,
+        DraftError::Unknown { .. } | DraftError::Wrong { .. } | DraftError::Differs { .. } => USAGE,
     }
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from importlib import import_module
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from fed.ledger import count_outgoing
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fed.worker")
 
-PRELOADED = ("dask.array", "xarray", "netCDF4", "zarr", "fed.loading")
+PRELOADED = ("dask.array", "xarray", "netCDF4", "fed.loading")
 """Modules whose import the first task would otherwise pay for (0.3 s to 0.8 s each)."""
 
+PRELOADED_LATER = ("zarr",)
+"""Modules that fewer tasks need: they are imported once the worker stands."""
 
-def _import_all() -> None:
-    for name in PRELOADED:
+SETTLED = 1.0
+"""Seconds from the preload until those are imported: the worker has registered by then."""
+
+
+def _import_all(names: tuple[str, ...]) -> None:
+    for name in names:
         try:
             import_module(name)
         except ImportError:
@@ -34,7 +41,7 @@ def _import_all() -> None:
             logger.warning("importing %s failed", name, exc_info=True)
 
 
-_import_all()
+_import_all(PRELOADED)
 
 
 def dask_setup(worker: Worker) -> None:
@@ -42,6 +49,8 @@ def dask_setup(worker: Worker) -> None:
 
     Called by Dask before it registers.
     """
+    later = Thread(target=_import_all, args=(PRELOADED_LATER,), name="fed-preload", daemon=True)
+    worker.loop.call_later(SETTLED, later.start)
     count_outgoing(worker)
     pool = os.environ.get(POOL_VARIABLE)
     if not pool:

@@ -19,6 +19,8 @@ use crate::python::Interpreter;
 const MAX_DEFAULT_THREADS: u32 = 8;
 /// Share of the host's memory that workers get by default.
 const MEMORY_SHARE: f64 = 0.8;
+/// The port that agents listen on, unless agent.toml says otherwise.
+pub(super) const DEFAULT_PORT: u16 = 4788;
 
 /// The configuration of an agent.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -81,7 +83,7 @@ pub struct PoolConfig {
 }
 
 fn default_listen() -> String {
-    "[::]:4788".to_owned()
+    format!("[::]:{DEFAULT_PORT}")
 }
 
 fn default_python() -> String {
@@ -127,6 +129,11 @@ impl ConfigFile {
     /// See [`ConfigError`].
     pub fn load(&self) -> Result<AgentConfig, ConfigError> {
         AgentConfig::load(&self.path, &self.state)
+    }
+
+    /// Reads what may become the file; tells the key that is wrong, and why.
+    pub(super) fn parse(&self, text: &str) -> Result<AgentConfig, String> {
+        AgentConfig::parse(text, &self.state).map_err(|wrong| wrong.problem)
     }
 }
 

@@ -5,6 +5,7 @@
 mod audit;
 mod config;
 mod desk;
+mod draft;
 mod federation;
 mod keys;
 mod policy;
@@ -20,8 +21,9 @@ mod workers;
 
 pub use config::{AgentConfig, ConfigError, ConfigFile, PoolConfig};
 pub use desk::{DeskError, Removed, remove_operator, rotate};
+pub use draft::{Draft, DraftError, write};
 pub use keys::{Announced, KeyError};
 pub use policy::{Limits, OperatorTable};
 pub use roster::{Operator, Roster, RosterError};
 pub use serve::{AgentError, run};
-pub use setup::{InitReport, Invited, SetupError, drop_privileges, init, invite};
+pub use setup::{Fitness, Invited, SetupError, check, drop_privileges, init, invite};

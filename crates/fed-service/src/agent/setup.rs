@@ -10,6 +10,8 @@ use thiserror::Error;
 use super::config::AgentConfig;
 use super::keys::{KeyError, Keys};
 use super::roster::{Roster, unix_seconds};
+use super::serve::AgentError;
+use super::site::Site;
 use crate::python::PythonError;
 use crate::state::{self, StateError};
 
@@ -34,6 +36,9 @@ pub enum SetupError {
     /// The interpreter cannot be used.
     #[error(transparent)]
     Python(#[from] PythonError),
+    /// The agent would not run as it is configured.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     /// The interpreter lacks what workers need.
     #[error("{python} has no {package}; install it there, or set `python` in agent.toml")]
     Package {
@@ -52,26 +57,23 @@ pub enum SetupError {
     },
 }
 
-/// What [`init`] made or found.
+/// What workers find on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InitReport {
-    /// The agent's fingerprint.
-    pub fingerprint: Fingerprint,
+pub struct Fitness {
     /// Version of the workers' Python.
     pub python: String,
     /// Version of `distributed` there.
     pub distributed: String,
 }
 
-/// Makes the agent's identity, unless it has one, and checks that this host can run workers.
+/// Checks that this host can run workers as the configuration says. Changes nothing.
 ///
 /// # Errors
 /// See [`SetupError`].
-pub async fn init(config: &AgentConfig) -> Result<InitReport, SetupError> {
+pub async fn check(config: &AgentConfig) -> Result<Fitness, SetupError> {
     fed_sandbox::check()?;
-    state::private_folder(&config.state)?;
-    let identity = Keys::of(&config.state).own_or_new(config.name.as_str())?;
-    Roster::open(&config.state)?;
+    user(config)?;
+    Site::open(config).await?;
     let inspection = config.interpreter().inspect().await?;
     let package = |package: &'static str| {
         let found = inspection.environment.packages.get(package).cloned();
@@ -81,11 +83,21 @@ pub async fn init(config: &AgentConfig) -> Result<InitReport, SetupError> {
         })
     };
     package("dask")?;
-    Ok(InitReport {
-        fingerprint: identity.fingerprint(),
+    Ok(Fitness {
         distributed: package("distributed")?,
         python: inspection.environment.version.clone(),
     })
+}
+
+/// Makes the agent's identity and its roster, unless it has them.
+///
+/// # Errors
+/// See [`SetupError`].
+pub fn init(config: &AgentConfig) -> Result<Fingerprint, SetupError> {
+    state::private_folder(&config.state)?;
+    let identity = Keys::of(&config.state).own_or_new(config.name.as_str())?;
+    Roster::open(&config.state)?;
+    Ok(identity.fingerprint())
 }
 
 /// What [`invite`] made.
@@ -132,27 +144,34 @@ pub fn invite(
 /// # Errors
 /// [`SetupError::User`].
 pub fn drop_privileges(config: &AgentConfig) -> Result<(), SetupError> {
-    let Some(name) = config
-        .user
-        .as_deref()
-        .filter(|_| nix::unistd::geteuid().is_root())
-    else {
+    let Some(user) = user(config)?.filter(|_| nix::unistd::geteuid().is_root()) else {
         return Ok(());
     };
     let wrong = |problem: String| SetupError::User {
-        user: name.to_owned(),
+        user: user.name.clone(),
         problem,
     };
-    let user = User::from_name(name).map_err(|errno| wrong(errno.to_string()))?;
-    let user =
-        user.ok_or_else(|| wrong("no such user; create it, or correct the name".to_owned()))?;
     state::private_folder(&config.state)?;
     give_away(&config.state, &user).map_err(|error| wrong(error.to_string()))?;
-    let groups = std::ffi::CString::new(name).map_err(|error| wrong(error.to_string()))?;
+    let groups = std::ffi::CString::new(user.name.as_str()).map_err(|error| wrong(error.to_string()))?;
     nix::unistd::initgroups(&groups, user.gid)
         .and_then(|()| nix::unistd::setgid(user.gid))
         .and_then(|()| nix::unistd::setuid(user.uid))
         .map_err(|errno| wrong(format!("cannot become it: {errno}")))
+}
+
+/// The user that the configuration names.
+fn user(config: &AgentConfig) -> Result<Option<User>, SetupError> {
+    let Some(name) = &config.user else {
+        return Ok(None);
+    };
+    let wrong = |problem: String| SetupError::User {
+        user: name.clone(),
+        problem,
+    };
+    let found = User::from_name(name).map_err(|errno| wrong(errno.to_string()))?;
+    let missing = || wrong("no such user; create it, or correct the name".to_owned());
+    found.ok_or_else(missing).map(Some)
 }
 
 /// Changes the owner of a tree. Links are changed themselves, never followed, and the folders of
