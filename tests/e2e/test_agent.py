@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.world import Site, World
 
-USAGE, UNKNOWN, TAKEN, SITE = 2, 3, 4, 5
+USAGE, UNKNOWN, TAKEN, SITE, HOST = 2, 3, 4, 5, 7
 
 
 @pytest.fixture
@@ -331,3 +331,32 @@ def test_what_this_host_lacks_is_told_at_once(ecmwf: Site) -> None:
         assert done.returncode == 7, done.stderr
         assert "/dev/net/tun" in done.stderr
         assert "modprobe tun" in done.stderr
+
+
+def test_init_writes_nothing_that_does_not_work(ecmwf: Site) -> None:
+    """A refused `init` leaves no file, and one that exists is not passed over."""
+    config = ecmwf.state / "new" / "agent.toml"
+    named = ["--config", str(config), "--name", "new", "--address", "new.example:4799"]
+
+    def init(*flags: str) -> subprocess.CompletedProcess[str]:
+        done: subprocess.CompletedProcess[str] = ecmwf.host.run(
+            [ecmwf.paths.fed, "agent", "init", *named, *flags],
+            env=programs.environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return done
+
+    python = ["--python", ecmwf.paths.python]
+    for flags, code, told in [
+        (["--python", "/opt/none/bin/python"], HOST, "/opt/none/bin/python"),
+        ([*python, "--data", "/data/none"], USAGE, "/data/none does not exist"),
+        ([*python, "--user", "nobody-at-all"], USAGE, "no such user"),
+    ]:
+        refused = init(*flags)
+        assert refused.returncode == code, refused.stderr
+        assert told in refused.stderr
+        assert not config.exists()
+    refused = fails(ecmwf, "init", "--python", "/opt/none/bin/python", code=USAGE)
+    assert f"{ecmwf.folder}/agent.toml exists, and its python is" in refused

@@ -4,9 +4,7 @@ use std::io::ErrorKind;
 use std::process::{ExitCode, ExitStatus};
 
 use fed_rpc::invitation::InvitationError;
-use fed_service::agent::{
-    AgentError, ConfigError, DeskError, DraftError, RosterError, SetupError,
-};
+use fed_service::agent::{AgentError, ConfigError, DeskError, DraftError, RosterError, SetupError};
 use fed_service::operator::{DownError, EnrolError, RotateError, SiteRecordError, UpError};
 
 /// The table, for `--help`. `docs/exit-codes.md` has it with examples.

@@ -225,7 +225,10 @@ mod tests {
         assert_eq!(config.state, file().state);
         assert_eq!(config.user.as_deref(), Some("fed"));
         let pool: PoolName = "ecmwf".parse().unwrap();
-        assert_eq!((&config.pools[0].name, &config.pools[0].data), (&pool, &draft().data));
+        assert_eq!(
+            (&config.pools[0].name, &config.pools[0].data),
+            (&pool, &draft().data)
+        );
         draft().agrees(&file(), &config).unwrap();
         Draft::default().agrees(&file(), &config).unwrap();
     }
@@ -264,9 +267,27 @@ mod tests {
     fn a_file_that_says_something_else_is_named_with_its_key() {
         let (_, config) = draft().text(&file()).unwrap();
         for (key, change) in [
-            ("address", Draft { address: Some("other".to_owned()), ..Draft::default() }),
-            ("python", Draft { python: Some("python3".to_owned()), ..Draft::default() }),
-            ("data", Draft { data: vec!["/data/other".to_owned()], ..Draft::default() }),
+            (
+                "address",
+                Draft {
+                    address: Some("other".to_owned()),
+                    ..Draft::default()
+                },
+            ),
+            (
+                "python",
+                Draft {
+                    python: Some("python3".to_owned()),
+                    ..Draft::default()
+                },
+            ),
+            (
+                "data",
+                Draft {
+                    data: vec!["/data/other".to_owned()],
+                    ..Draft::default()
+                },
+            ),
         ] {
             let error = change.agrees(&file(), &config).unwrap_err().to_string();
             assert!(error.contains(&format!("its {key} is ")), "{error}");

@@ -153,7 +153,8 @@ pub fn drop_privileges(config: &AgentConfig) -> Result<(), SetupError> {
     };
     state::private_folder(&config.state)?;
     give_away(&config.state, &user).map_err(|error| wrong(error.to_string()))?;
-    let groups = std::ffi::CString::new(user.name.as_str()).map_err(|error| wrong(error.to_string()))?;
+    let groups =
+        std::ffi::CString::new(user.name.as_str()).map_err(|error| wrong(error.to_string()))?;
     nix::unistd::initgroups(&groups, user.gid)
         .and_then(|()| nix::unistd::setgid(user.gid))
         .and_then(|()| nix::unistd::setuid(user.uid))
