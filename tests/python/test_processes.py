@@ -22,18 +22,30 @@ if TYPE_CHECKING:
 
 
 def test_a_registered_worker_has_imported_everything(client: Client) -> None:
-    def imported(dask_worker: Any) -> tuple[list[str], dict[str, float]]:
+    def imported(dask_worker: Any) -> tuple[list[str], bool, dict[str, float]]:
+        import gc
         import sys
 
         from fed.worker import PRELOADED
 
-        return [
-            name for name in PRELOADED if name in sys.modules
-        ], dask_worker.state.total_resources
+        modules = [name for name in PRELOADED if name in sys.modules]
+        return modules, gc.isenabled(), dask_worker.state.total_resources
 
-    for modules, resources in client.run(imported).values():
+    for modules, collects, resources in client.run(imported).values():
         assert modules == list(PRELOADED)
+        assert collects
         assert len([name for name in resources if name.startswith("pool-")]) == 1
+
+
+def test_what_fewer_tasks_need_is_imported_soon(client: Client) -> None:
+    def imported() -> bool:
+        import sys
+
+        from fed.worker import PRELOADED_LATER
+
+        return all(name in sys.modules for name in PRELOADED_LATER)
+
+    wait_until(lambda: all(client.run(imported).values()))
 
 
 def test_a_worker_offers_its_pool_by_itself(fed_cluster: Cluster, client: Client) -> None:

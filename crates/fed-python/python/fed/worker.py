@@ -6,6 +6,7 @@ has imported everything here and knows its pool.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from importlib import import_module
@@ -42,6 +43,7 @@ def _import_all(names: tuple[str, ...]) -> None:
 
 
 _import_all(PRELOADED)
+gc.enable()  # see `fed.dask_worker`
 
 
 def dask_setup(worker: Worker) -> None:
