@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,7 +98,7 @@ class LinkCounters:
     delivered_bytes: int
     dropped_queue: int
     dropped_loss: int
-    dropped_partition: int
+    dropped_cut: int
     dropped_mtu: int
     dropped_device: int
     busy_s: float
@@ -320,9 +320,20 @@ class Lab:
         """Set all counters to zero."""
         self._ask("reset")
 
-    def partition(self, a: str, b: str, on: bool = True, *, one_way: bool = False) -> None:
-        """Cut the link between two hosts (or from ``a`` to ``b`` alone), or mend it."""
-        self._ask("partition", a=a, b=b, on=on, one_way=one_way)
+    def cut(
+        self,
+        a: str,
+        b: str,
+        what: Literal["everything", "tcp", "udp"] = "everything",
+        *,
+        one_way: bool = False,
+    ) -> None:
+        """Cut the link between two hosts (or from ``a`` to ``b`` alone), or one protocol on it."""
+        self._ask("cut", a=a, b=b, what=what, one_way=one_way)
+
+    def mend(self, a: str, b: str) -> None:
+        """Undo every `cut` between two hosts, in both directions."""
+        self._ask("cut", a=a, b=b, what="nothing")
 
     def change_link(self, a: str, b: str, link: Link, *, one_way: bool = False) -> None:
         """Change the link between two hosts (or from ``a`` to ``b`` alone) from now on."""

@@ -79,6 +79,12 @@ def test_a_site_that_nobody_enrolled(federation: World) -> None:
         assert "fed site list" in refused.stderr
 
 
+def test_a_site_that_is_named_twice(federation: World) -> None:
+    sites = ["ecmwf", "eumetsat", "ecmwf"]
+    refused = federation.fed("up", *sites, "--name", "other", code=REFUSED)
+    assert "site ecmwf is named twice" in refused.stderr
+
+
 def test_workers_of_a_pool_that_is_misspelt(federation: World) -> None:
     arguments = federation.up_arguments("--name", "other", "--workers", "ecmfw=2")
     refused = federation.fed(*arguments, code=REQUEST)
@@ -133,7 +139,7 @@ def test_an_agent_that_does_not_answer(world: World) -> None:
     refused = world.up(code=SITE)
     assert "eumetsat" in refused.stderr
     assert "eumetsat:4788" in refused.stderr
-    world.lab.partition("operator", "ecmwf")
+    world.lab.cut("operator", "ecmwf")
     cut_off = world.up(sites=["ecmwf"], code=SITE)
     assert "ecmwf:4788" in cut_off.stderr
     assert world.lab.leftovers() == []

@@ -345,10 +345,10 @@ def _secrets(world: World) -> list[str]:
 
 def test_an_agent_that_does_not_answer_is_told_soon(shared: World) -> None:
     """The limit of 5 s is in the sentence: what is cut off is not waited for longer."""
-    shared.lab.partition("operator", "eumetsat")
+    shared.lab.cut("operator", "eumetsat")
     try:
         refused = shared.up("--name", "cut-off", code=SITE).stderr
     finally:
-        shared.lab.partition("operator", "eumetsat", on=False)
+        shared.lab.mend("operator", "eumetsat")
     assert "eumetsat:4788 did not answer within 5 s" in refused
     shared.fed("down", "cut-off", code=UNKNOWN)

@@ -101,10 +101,10 @@ def test_a_site_that_was_cut_off_rejoins_inside_its_lease(world: World) -> None:
     with world.notebook() as notebook:
         notebook.connect()
         for other in ("operator", "eumetsat"):
-            world.lab.partition("ecmwf", other)
+            world.lab.cut("ecmwf", other)
         until(lambda: workers(world, "ecmwf") == [], patience=DROPPED)
         for other in ("operator", "eumetsat"):
-            world.lab.partition("ecmwf", other, on=False)
+            world.lab.mend("ecmwf", other)
         until(lambda: len(workers(world, "ecmwf")) == 1, patience=BACK)
         assert workers(world, "ecmwf") != ["ecmwf-1-0"]
         assert notebook(_answer_after, 0.1, "ecmwf") == "10"

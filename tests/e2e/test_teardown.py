@@ -23,7 +23,7 @@ LEASE = ("--lease", "10s")
 SHORT_LEASE = 5.0
 LEASE_PATIENCE = 40.0
 """Seconds: the lease, the node's own grace of a few more, and a busy machine."""
-UNKNOWN, SITE = 3, 5
+UNKNOWN = 3
 
 
 @pytest.fixture
@@ -119,7 +119,24 @@ def test_a_signal_on_the_way_up(world: World, before: Before, step: str) -> None
     read_until(up, step)
     up.send_signal(signal.SIGINT)
     _, told = up.communicate(timeout=60)
+    assert up.returncode == 128 + signal.SIGINT, told
     assert "nothing is left" in told
+    before.clean()
+
+
+def test_whoever_insists_does_not_wait(world: World, before: Before) -> None:
+    """The second Ctrl-C ends `fed up` while a site does not answer; `fed down` tells the others."""
+    up = foreground(world, *LEASE)
+    world.lab.cut("operator", "ecmwf")
+    up.send_signal(signal.SIGINT)
+    read_until(up, "eumetsat: left")
+    up.send_signal(signal.SIGINT)
+    _, told = up.communicate(timeout=60)
+    assert up.returncode == 128 + signal.SIGINT, told
+    assert "`fed down fed` ends it, or the sites do by themselves in at most 10 s" in told
+    before.clean("operator", files=False)
+    world.lab.mend("operator", "ecmwf")
+    assert "nothing is left" in world.fed("down").stderr
     before.clean()
 
 
@@ -250,6 +267,25 @@ def test_the_scheduler_dies(world: World, before: Before) -> None:
     before.clean()
 
 
+def test_why_a_detached_federation_ended_is_told(world: World, before: Before) -> None:
+    world.up(workers=1)
+    (scheduler,) = world.pids("operator", r"distributed\.cli\.dask_scheduler")
+    os.kill(scheduler, signal.SIGKILL)
+    before.clean(files=False)
+    log = world.state / "federations" / "fed.log"
+    until(lambda: "error: " in log.read_text())
+    reason = "operator: the scheduler ended (signal 9)"
+    assert reason in until(lambda: world.fed("status").stdout)
+    for command in ("status", "down"):
+        assert reason in world.fed(command, "fed", code=UNKNOWN).stderr
+    with world.notebook() as notebook, pytest.raises(Exception, match=r"scheduler ended .signal 9"):
+        notebook.connect()
+    world.up(workers=1)
+    world.fed("down")
+    assert reason not in world.fed("status").stdout
+    before.clean()
+
+
 def _keep_busy() -> None:
     import subprocess
 
@@ -284,10 +320,10 @@ def test_a_short_cut_heals(world: World, before: Before) -> None:
     with world.notebook() as notebook:
         notebook.connect()
         for other in ("operator", "eumetsat"):
-            world.lab.partition("ecmwf", other)
+            world.lab.cut("ecmwf", other)
         time.sleep(3)
         for other in ("operator", "eumetsat"):
-            world.lab.partition("ecmwf", other, on=False)
+            world.lab.mend("ecmwf", other)
         assert notebook(_pools_at_work) == sorted(world.sites)
     assert world.status()["phase"] == "running"
     world.fed("down")
@@ -300,7 +336,7 @@ def test_a_site_that_is_cut_off_cleans_itself(
 ) -> None:
     world.up(*LEASE, workers=1)
     for other in others:
-        world.lab.partition("ecmwf", other)
+        world.lab.cut("ecmwf", other)
     before.clean("ecmwf", patience=LEASE_PATIENCE)
     status: dict[str, Any] = world.status()
     assert status["phase"] == "running"
@@ -308,17 +344,20 @@ def test_a_site_that_is_cut_off_cleans_itself(
     assert problems["ecmwf"]
     assert problems["eumetsat"] is None
     for other in others:
-        world.lab.partition("ecmwf", other, on=False)
+        world.lab.mend("ecmwf", other)
     world.fed("down")
     before.clean()
 
 
 def test_down_while_a_site_is_cut_off(world: World, before: Before) -> None:
     world.up(*LEASE, workers=1)
-    world.lab.partition("ecmwf", "operator")
+    world.lab.cut("ecmwf", "operator")
     told = world.fed("down").stderr
     assert "ecmwf" in told
-    assert "when its lease lapses" in told
+    assert "when its lease lapses, in at most 10 s" in told
+    assert "ecmwf: could not be told" in told
+    assert "eumetsat: left" in told
+    assert "ecmwf: left" not in told
     before.clean("operator", "eumetsat")
     before.clean("ecmwf", patience=LEASE_PATIENCE)
 
@@ -331,11 +370,3 @@ def test_a_worker_that_ends_is_told(world: World, before: Before) -> None:
     up.send_signal(signal.SIGINT)
     up.communicate(timeout=60)
     before.clean()
-
-
-def test_sites_that_do_not_reach_each_other(world: World, before: Before) -> None:
-    world.lab.partition("ecmwf", "eumetsat")
-    refused = world.fed(*world.up_arguments(workers=1), code=SITE)
-    assert "no WireGuard handshake with" in refused.stderr
-    assert "is UDP between them let through" in refused.stderr
-    assert before.left(world.lab.hosts) == []

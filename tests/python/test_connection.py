@@ -96,6 +96,18 @@ def test_a_name_that_does_not_exist_lists_those_that_do(tmp_path: Path) -> None:
         fed.connect("yours", state=tmp_path)
 
 
+def test_the_last_words_of_one_that_failed(tmp_path: Path) -> None:
+    folder = tmp_path / "federations"
+    folder.mkdir()
+    (folder / "one.log").write_text("error: before\nINFO\nerror: operator: it died\nINFO\n")
+    (folder / "well.log").write_text("INFO all is well\n")
+    for name in ("one", None):
+        with pytest.raises(fed.NotRunningError, match=r"'one' ended: operator: it died .*one.log"):
+            find(name, state=tmp_path)
+    with pytest.raises(fed.NotRunningError, match=r"well/connect\.json does not exist"):
+        find("well", state=tmp_path)
+
+
 def test_a_stale_description_says_so(tmp_path: Path) -> None:
     port = closed_port()
     describe(tmp_path, "mine", port)

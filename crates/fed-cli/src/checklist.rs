@@ -11,7 +11,7 @@ use crate::console;
 struct Line {
     member: String,
     step: Step,
-    done: bool,
+    state: StepState,
 }
 
 /// Draws progress: redrawn in place on a terminal, a line for each finished step elsewhere.
@@ -76,24 +76,23 @@ impl Checklist {
     }
 
     fn step(&mut self, member: &str, step: Step, state: StepState) {
-        let done = state == StepState::Done;
         let known = self
             .lines
             .iter_mut()
             .find(|line| line.member == member && line.step == step);
         match known {
-            Some(line) => line.done = done,
+            Some(line) => line.state = state,
             None => self.lines.push(Line {
                 member: member.to_owned(),
                 step,
-                done,
+                state,
             }),
         }
         if self.terminal {
             self.draw();
-        } else if done {
+        } else if state != StepState::Begun {
             let seconds = self.began.elapsed().as_secs_f64();
-            console::note(&format!("{seconds:6.2} s  {member}: {}", words(step).1));
+            console::note(&format!("{seconds:6.2} s  {member}: {}", told(step, state)));
         }
     }
 
@@ -128,14 +127,18 @@ impl Checklist {
             let mut latest = self.lines.iter().filter(|line| line.member == **member);
             let open: Vec<&str> = latest
                 .clone()
-                .filter(|line| !line.done)
-                .map(|line| words(line.step).0)
+                .filter(|line| line.state == StepState::Begun)
+                .map(|line| told(line.step, StepState::Begun))
                 .collect();
-            let last = latest.next_back().map_or("", |line| words(line.step).1);
-            let (mark, what) = if open.is_empty() {
-                ("✓", last.to_owned())
-            } else {
-                ("…", open.join(", "))
+            let last = latest.next_back();
+            let mark = match last {
+                _ if !open.is_empty() => "…",
+                Some(line) if line.state == StepState::Failed => "!",
+                _ => "✓",
+            };
+            let what = match last {
+                Some(line) if open.is_empty() => told(line.step, line.state).to_owned(),
+                _ => open.join(", "),
             };
             writeln!(text, "  {mark} {member:<16} {what}").expect("a String takes what is written");
         }
@@ -144,7 +147,17 @@ impl Checklist {
     }
 }
 
-/// What a step is called while it goes on, and when it is done.
+/// What a step is called while it goes on, when it is done, and when it could not be.
+fn told(step: Step, state: StepState) -> &'static str {
+    let (begun, done) = words(step);
+    match state {
+        StepState::Begun => begun,
+        StepState::Done => done,
+        StepState::Failed if step == Step::Leave => "could not be told; its lease will end it",
+        StepState::Failed => "failed",
+    }
+}
+
 fn words(step: Step) -> (&'static str, &'static str) {
     match step {
         Step::Describe => ("asking what it offers", "answered"),

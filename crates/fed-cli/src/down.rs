@@ -26,12 +26,15 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<()> {
             return Ok(running.down(|progress| checklist.show(&progress)).await?);
         }
         console::note("its `fed up` has died; telling the sites");
-        for (site, problem) in operator::clean_up(&state, &arguments.name).await? {
-            console::note(&format!(
-                "warning: {site}: {problem}; its lease will end it"
-            ));
+        let untold = operator::clean_up(&state, &arguments.name).await?;
+        for (site, problem) in &untold {
+            console::note(&format!("warning: {site}: {problem}"));
         }
-        console::note("ended");
+        console::note(if untold.is_empty() {
+            "nothing is left"
+        } else {
+            "ended, but for what the warnings above say"
+        });
         Ok(())
     })
 }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::process::{ExitCode, ExitStatus};
 
+use fed_core::{FailureKind, PlanError};
 use fed_rpc::invitation::InvitationError;
 use fed_service::agent::{AgentError, ConfigError, DeskError, DraftError, RosterError, SetupError};
 use fed_service::operator::{DownError, EnrolError, RotateError, SiteRecordError, UpError};
@@ -11,7 +12,8 @@ use fed_service::operator::{DownError, EnrolError, RotateError, SiteRecordError,
 pub(crate) const HELP: &str = "\
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 no such site, federation or \
 operator; 4 name, port or state folder taken; 5 a site cannot be reached or refuses; 6 the request \
-cannot be met; 7 this host cannot run it.";
+cannot be met; 7 this host cannot run it; 8 UDP is blocked between two members; 130 interrupted before it \
+was up.";
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -20,6 +22,7 @@ const TAKEN: u8 = 4;
 const SITE: u8 = 5;
 const REQUEST: u8 = 6;
 const HOST: u8 = 7;
+const BLOCKED: u8 = 8;
 
 /// An error of a process that was started, which has chosen its exit code already.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,11 @@ fn number(error: &anyhow::Error) -> u8 {
 
 fn of_up(error: &UpError) -> u8 {
     match error {
+        // As shells have it for a program that a signal ended.
+        UpError::Interrupted { signal } | UpError::Abandoned { signal, .. } => {
+            u8::try_from(128 + signal).unwrap_or(FAILED)
+        }
+        UpError::Request(PlanError::RepeatedSite(_)) => USAGE,
         UpError::Request(_) => REQUEST,
         UpError::Site(error) => of_site(error),
         UpError::Taken { .. } => TAKEN,
@@ -74,6 +82,7 @@ fn of_up(error: &UpError) -> u8 {
         | UpError::Python(_)
         | UpError::NoDistributed { .. }
         | UpError::NoPackage { .. } => HOST,
+        UpError::Failed(failure) if failure.kind == FailureKind::Blocked => BLOCKED,
         UpError::Failed(failure) if failure.member.as_deref() == Some("operator") => FAILED,
         UpError::Failed(failure) if failure.member.is_some() => SITE,
         UpError::Failed(_) => REQUEST,

@@ -1,12 +1,16 @@
 //! `fed status`: how federations stand.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fed_core::FederationName;
-use fed_service::operator::{MemberReport, Running, Status};
+use fed_service::operator::{MemberReport, OperatorState, Running, Status};
 
 use crate::console::{self, Output};
 use crate::{Global, paths};
+
+/// How long the end of a federation is told of.
+const NEWS: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -43,12 +47,25 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> 
     if all.is_empty() {
         console::note("no federation is up; `fed up SITE…` starts one");
     }
+    if arguments.name.is_none() {
+        show_ends(&state)?;
+    }
     for (name, status) in &all {
         match status {
             Some(status) => show(status)?,
             None => console::data(&format!(
                 "{name}: its `fed up` has died; `fed down {name}` ends what is left"
             ))?,
+        }
+    }
+    Ok(())
+}
+
+/// Shows why detached federations ended that failed not long ago.
+fn show_ends(state: &OperatorState) -> anyhow::Result<()> {
+    for end in state.ends()? {
+        if end.at.elapsed().is_ok_and(|ago| ago < NEWS) {
+            console::data(&end.to_string())?;
         }
     }
     Ok(())

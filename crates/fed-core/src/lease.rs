@@ -29,8 +29,9 @@ impl Leases {
     pub const CONNECT: Duration = Duration::from_secs(5);
     /// How long one call to an agent may take, unless it says otherwise.
     pub const CALL: Duration = Duration::from_secs(30);
-    /// How long the mesh may take until every pair of members has shaken hands.
-    pub const REACH: Duration = Duration::from_secs(15);
+    /// How long the mesh may take until every pair of members has shaken hands: the first handshake
+    /// and two more, which WireGuard begins 5 s apart.
+    pub const REACH: Duration = Duration::from_secs(12);
     /// How long the workers of `fed up` may take until the scheduler knows all of them.
     pub const REGISTER: Duration = Duration::from_secs(120);
     /// How long a process may take from SIGTERM until SIGKILL.

@@ -18,7 +18,9 @@ mod versions;
 pub use address::{FederationId, ParseFederationIdError, SCHEDULER_PORT};
 pub use distance::nearest;
 pub use lease::Leases;
-pub use lifecycle::{Action, Event, Failure, Lifecycle, MemberState, Peer, Phase, Reason};
+pub use lifecycle::{
+    Action, Event, Failure, FailureKind, Lifecycle, MemberState, Peer, Phase, Reason,
+};
 pub use name::{FederationName, NameError, PoolName, SiteName};
 pub use plan::{Member, MemberId, Plan, PlanError, PoolPlan, Request, SitePlan, WorkerCount};
 pub use site::{PoolOffer, PythonEnvironment, SiteDescription};

@@ -82,8 +82,22 @@ pub struct Peer {
 pub struct Failure {
     /// The site, or `operator`; nothing if the federation as a whole failed.
     pub member: Option<String>,
+    /// What kind of failure.
+    #[serde(default)]
+    pub kind: FailureKind,
     /// What failed, where, and what to do.
     pub message: String,
+}
+
+/// What kind of failure, where front ends tell kinds apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// Datagrams of one member do not reach another.
+    Blocked,
+    /// Any other.
+    #[default]
+    Other,
 }
 
 /// Where a federation stands.
@@ -177,6 +191,7 @@ impl Lifecycle {
                 .collect(),
             Err(error) => this.end(Reason::Failed(Failure {
                 member: None,
+                kind: FailureKind::Other,
                 message: error.to_string(),
             })),
         };
@@ -254,6 +269,7 @@ impl Lifecycle {
             }
             Err(error) => self.end(Reason::Failed(Failure {
                 member: None,
+                kind: FailureKind::Other,
                 message: error.to_string(),
             })),
         }
@@ -503,6 +519,7 @@ mod tests {
             };
             Event::Failed(Failure {
                 member,
+                kind: FailureKind::Other,
                 message: "broke".into(),
             })
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fed_testkit::wan::{Delivery, LinkSpec, Switch};
+use fed_testkit::wan::{Cut, Delivery, LinkSpec, Switch};
 use proptest::prelude::*;
 
 const MBIT: u64 = 1_000_000;
@@ -167,20 +167,20 @@ fn loss_is_as_frequent_as_asked_and_repeats_with_the_seed() {
 }
 
 #[test]
-fn a_partition_cuts_one_direction_and_loses_what_is_under_way() {
+fn a_cut_is_of_one_direction_and_loses_what_is_under_way() {
     let spec = LinkSpec::new(Duration::from_millis(10), 1000 * MBIT);
     let (mut switch, now) = switch_that_knows_all(2, &spec, 0);
     let send = |switch: &mut Switch, from: u8| {
         switch.handle_frame(now, from.into(), frame(mac(1 - from), mac(from), 100));
     };
     send(&mut switch, 0);
-    switch.set_partition(0, 1, true);
+    switch.set_cut(0, 1, Cut::Everything);
     send(&mut switch, 0);
     send(&mut switch, 1);
     let arrived: Vec<_> = drain(&mut switch).iter().map(|d| d.to).collect();
     assert_eq!(arrived, [0], "the other direction still works");
-    assert_eq!(switch.counters(now, 0, 1).dropped_partition, 2);
-    switch.set_partition(0, 1, false);
+    assert_eq!(switch.counters(now, 0, 1).dropped_cut, 2);
+    switch.set_cut(0, 1, Cut::Nothing);
     send(&mut switch, 0);
     assert_eq!(drain(&mut switch).len(), 1);
 }
@@ -237,7 +237,7 @@ fn impossible_links_are_refused() {
         );
     }
     let still = LinkSpec::new(Duration::ZERO, 0);
-    assert!(still.validate().unwrap_err().contains("partition"));
+    assert!(still.validate().unwrap_err().contains("cut"));
 }
 
 #[test]

@@ -100,25 +100,25 @@ def kill_worker(world: World) -> None:
 
 def cut_briefly(world: World) -> None:
     """A site is cut off from all others for three seconds."""
-    _cut(world, on=True)
+    cut_off(world)
     _after(3.0)
-    _cut(world, on=False)
+    mend(world)
 
 
 def cut_off(world: World) -> None:
     """A site is cut off from all others, and stays so."""
-    _cut(world, on=True)
+    for other in _others(world):
+        world.lab.cut(VICTIM, other)
 
 
 def mend(world: World) -> None:
-    """Undo `cut_off`."""
-    _cut(world, on=False)
+    """Undo every cut."""
+    for other in _others(world):
+        world.lab.mend(VICTIM, other)
 
 
-def _cut(world: World, *, on: bool) -> None:
-    for other in world.lab.hosts:
-        if other != VICTIM:
-            world.lab.partition(VICTIM, other, on=on)
+def _others(world: World) -> list[str]:
+    return [host for host in world.lab.hosts if host != VICTIM]
 
 
 def stop_agent_briefly(world: World) -> None:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 STATE_VARIABLE = "FED_STATE_DIR"
 """Environment variable: the operator's state folder."""
 
+LOG_TAIL = 64 * 1024
+"""Bytes at the end of a log in which the last words of ``fed up -d`` stand."""
+
+ERROR = "error: "
+"""How the line begins in which a command says why it failed."""
+
 PROBE_TIMEOUT = 2.0
 """Seconds that a gateway on this host may take to accept a connection."""
 
@@ -161,7 +167,8 @@ def find(name: str | None = None, state: str | os.PathLike[str] | None = None) -
         if not source.is_file():
             there = sorted(path.parent.name for path in root.glob("*/connect.json"))
             others = f"; there are: {', '.join(there)}" if there else ""
-            raise _not_running(name, f"{source} does not exist{others}")
+            ended = _how_it_ended(root, name)
+            raise _not_running(name, f"{ended or f'{source} does not exist'}{others}")
         federation = Federation.read(source)
         if not federation.is_listening():
             problem = f"nothing answers at {federation.scheduler}, which {source} names"
@@ -177,8 +184,26 @@ def find(name: str | None = None, state: str | os.PathLike[str] | None = None) -
             f" fed.connect({names[0]!r}).",
             name=None,
         )
+    names = sorted(path.stem for path in root.glob("*.log"))
+    broken += [ended for name in names if (ended := _how_it_ended(root, name))]
     reasons = f" ({'; '.join(broken)})" if broken else ""
     raise _not_running(None, f"none is found running under {root}{reasons}")
+
+
+def _how_it_ended(root: Path, name: str) -> str | None:
+    """Return the last words of a detached ``fed up`` that failed, and where they stand."""
+    log = root / f"{name}.log"
+    if (root / name).exists():
+        # It runs, or has been killed and had no time for words.
+        return None
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    words = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    return f"the last federation {name!r} ended: {words[-1]} (its log is {log})" if words else None
 
 
 def _all_running(root: Path) -> tuple[list[Federation], list[str]]:

@@ -12,8 +12,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::warn;
 
 use super::driver::Driver;
+use super::end::FederationEnd;
 use super::report::{Progress, Status};
-use super::site::SiteClient;
+use super::site::{SiteClient, SiteError};
 use super::state::{FederationFolder, OperatorState, Record};
 use crate::control::{self, Connection, ControlError, Writer};
 use crate::node::log;
@@ -147,10 +148,12 @@ pub(super) async fn gather_logs(
 #[derive(Debug, Error)]
 pub enum DownError {
     /// There is none of this name.
-    #[error("no federation is called {name}; {}", running(.others))]
+    #[error("no federation is called {name}{}; {}", ended(.last.as_deref()), running(.others))]
     Unknown {
         /// What was asked for.
         name: FederationName,
+        /// How the last one of this name ended, if not in order.
+        last: Option<Box<FederationEnd>>,
         /// Those that there are.
         others: Vec<FederationName>,
     },
@@ -169,6 +172,23 @@ pub enum DownError {
     /// The operator's identity cannot be used.
     #[error(transparent)]
     Identity(#[from] fed_rpc::identity::StoreError),
+}
+
+impl DownError {
+    fn unknown(state: &OperatorState, name: &FederationName) -> Self {
+        match state.federations() {
+            Ok(others) => Self::Unknown {
+                name: name.clone(),
+                last: state.end_of(name).map(Box::new),
+                others,
+            },
+            Err(error) => error.into(),
+        }
+    }
+}
+
+fn ended(last: Option<&FederationEnd>) -> String {
+    last.map(|last| format!(": {last}")).unwrap_or_default()
 }
 
 fn running(names: &[FederationName]) -> String {
@@ -218,10 +238,7 @@ impl Running {
                 }
                 (Err(error), _) if lives => return Err(error.into()),
                 (_, None) => {
-                    return Err(DownError::Unknown {
-                        name: name.clone(),
-                        others: state.federations()?,
-                    });
+                    return Err(DownError::unknown(state, name));
                 }
                 (Err(ControlError::Unreachable { .. }), Some(_)) => return Ok(None),
                 (Err(error), Some(_)) => return Err(error.into()),
@@ -291,7 +308,7 @@ impl Running {
 }
 
 /// Ends what a dead `fed up` left: tells its sites, and removes its folder. Returns the sites that
-/// could not be told; they end it by themselves when the lease lapses.
+/// could not be told, and why not; they end it by themselves when the lease lapses.
 ///
 /// # Errors
 /// If there is no such federation, or somebody else is about to end it.
@@ -303,14 +320,19 @@ pub async fn clean_up(
     let lock = Lock::try_take(&folder.lock())?;
     let _lock = lock.ok_or_else(|| DownError::Busy { name: name.clone() })?;
     let Some(record) = folder.record()? else {
-        return Err(DownError::Unknown {
-            name: name.clone(),
-            others: state.federations()?,
-        });
+        return Err(DownError::unknown(state, name));
     };
     let untold = end_stale(state, &folder, record).await?;
     folder.remove_log()?;
     Ok(untold)
+}
+
+/// What is to be said of a site that could not be told the end.
+pub(super) fn untold_until(error: &SiteError, lease_seconds: u64) -> String {
+    format!(
+        "{error}; it ends the federation by itself when its lease lapses, in at most \
+         {lease_seconds} s"
+    )
 }
 
 async fn end_stale(
@@ -331,7 +353,8 @@ async fn end_stale(
             Err(error) => Err(error),
         };
         if let Err(error) = left {
-            untold.push((site, error.to_string()));
+            let message = untold_until(&error, record.lease_seconds);
+            untold.push((site, message));
         }
     }
     folder.remove()?;

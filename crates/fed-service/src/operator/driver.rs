@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fed_core::{Action, Event, Failure, Leases, MemberId, Peer, Plan, SiteName};
+use fed_core::{Action, Event, Failure, FailureKind, Leases, MemberId, Peer, Plan, SiteName};
 use fed_rpc::Identity;
 use tokio::sync::mpsc;
 
+use super::client::untold_until;
+use super::reach;
 use super::report::Step;
 use super::scheduler;
 use super::site::SiteClient;
@@ -34,6 +36,20 @@ pub(super) enum Outcome {
     Left(MemberId, Option<String>),
     /// A site says that its part has ended, and why.
     SiteEnded(SiteName, String),
+}
+
+/// Why an action failed.
+enum Trouble {
+    /// What went wrong where it is carried out.
+    Own(String),
+    /// Which members do not reach one another, whoever noticed.
+    Blocked(String),
+}
+
+impl From<String> for Trouble {
+    fn from(message: String) -> Self {
+        Self::Own(message)
+    }
 }
 
 /// What every action may need. Cloned into tasks.
@@ -81,8 +97,14 @@ impl Driver {
             let (who, _) = describe(&action, driver.plan.as_deref());
             let outcome = match driver.carry_out(action).await {
                 Ok(outcome) => outcome,
-                Err(message) => Outcome::Event(Event::Failed(Failure {
+                Err(Trouble::Own(message)) => Outcome::Event(Event::Failed(Failure {
                     member: Some(who),
+                    kind: FailureKind::Other,
+                    message,
+                })),
+                Err(Trouble::Blocked(message)) => Outcome::Event(Event::Failed(Failure {
+                    member: None,
+                    kind: FailureKind::Blocked,
                     message,
                 })),
             };
@@ -91,15 +113,15 @@ impl Driver {
         });
     }
 
-    async fn carry_out(&self, action: Action) -> Result<Outcome, String> {
+    async fn carry_out(&self, action: Action) -> Result<Outcome, Trouble> {
         let event = match action {
-            Action::Describe(site) => return self.describe_site(site).await,
-            Action::Prepare(MemberId::OPERATOR) => return self.start_node().await,
+            Action::Describe(site) => return Ok(self.describe_site(site).await?),
+            Action::Prepare(MemberId::OPERATOR) => return Ok(self.start_node().await?),
             Action::Prepare(member) => {
                 let peer = self.site(member)?.prepare(self.plan()?, member).await;
                 Event::Prepared(member, peer.map_err(|error| error.to_string())?)
             }
-            Action::StartScheduler => return self.start_scheduler().await,
+            Action::StartScheduler => return Ok(self.start_scheduler().await?),
             Action::Connect(member, peers) => {
                 self.connect(member, peers).await?;
                 Event::Connected(member)
@@ -116,7 +138,8 @@ impl Driver {
                 Event::WorkersRegistered
             }
             Action::Publish => {
-                let gateway = self.gateway.as_ref().ok_or("the gateway is not open")?;
+                let gateway = self.gateway.as_ref();
+                let gateway = gateway.ok_or_else(|| "the gateway is not open".to_owned())?;
                 super::publish::publish(&self.folder, self.plan()?, gateway)
                     .map_err(|error| error.to_string())?;
                 Event::Published
@@ -243,12 +266,13 @@ impl Driver {
     }
 
     /// Waits until a member has shaken hands with all its peers.
-    async fn await_peers(&self, member: MemberId) -> Result<(), String> {
+    async fn await_peers(&self, member: MemberId) -> Result<(), Trouble> {
         let started = tokio::time::Instant::now();
         loop {
             let peers = self.peers(member).await?;
             if peers.len() + 1 < self.plan()?.members().len() {
-                return Err("its node has lost its peers; `fed logs` may show why".to_owned());
+                let message = "its node has lost its peers; `fed logs` may show why";
+                return Err(message.to_owned().into());
             }
             let missing: Vec<String> = peers
                 .iter()
@@ -259,15 +283,32 @@ impl Driver {
                 return Ok(());
             }
             if started.elapsed() > Leases::REACH {
-                return Err(format!(
-                    "no WireGuard handshake with {} in {} s; is UDP between them let through in \
-                     both directions?",
-                    missing.join(", "),
-                    Leases::REACH.as_secs()
-                ));
+                return Err(self.unreached(&missing).await);
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Says why a member has not reached some of its peers: all members are asked whom they hear.
+    async fn unreached(&self, missing: &[String]) -> Trouble {
+        let members = self.plan().map(Plan::members).unwrap_or_default();
+        let asked = members.into_iter().map(async |member| {
+            let peers = tokio::time::timeout(Leases::CONNECT, self.peers(member.id)).await;
+            // What cannot be asked is told by the others.
+            Some((member.name, peers.ok()?.ok()?))
+        });
+        let reports = futures::future::join_all(asked).await.into_iter().flatten();
+        reach::blocked(&reports.collect()).map_or_else(
+            || {
+                Trouble::Own(format!(
+                    "no WireGuard handshake with {} in {} s, although datagrams pass; `fed logs` \
+                     may show why",
+                    missing.join(", "),
+                    Leases::REACH.as_secs()
+                ))
+            },
+            Trouble::Blocked,
+        )
     }
 
     async fn start_workers(&self, member: MemberId) -> Result<Vec<String>, String> {
@@ -328,12 +369,8 @@ impl Driver {
         };
         match self.site(member) {
             Ok(site) => site.leave(plan.id).await.err().map(|error| {
-                format!(
-                    "{}: {error}; it ends the federation by itself when its lease lapses, in at \
-                     most {} s",
-                    site.name,
-                    plan.leases.federation().as_secs()
-                )
+                let lease = plan.leases.federation().as_secs();
+                format!("{}: {}", site.name, untold_until(&error, lease))
             }),
             Err(problem) => Some(problem),
         }

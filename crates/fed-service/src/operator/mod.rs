@@ -6,9 +6,11 @@
 
 mod client;
 mod driver;
+mod end;
 mod enrolment;
 mod owner;
 mod publish;
+mod reach;
 mod report;
 mod rotation;
 mod scheduler;
@@ -18,6 +20,7 @@ mod state;
 mod up;
 
 pub use client::{DownError, Running, clean_up};
+pub use end::FederationEnd;
 pub use enrolment::{EnrolError, enrol};
 pub use report::{MemberReport, Progress, Status, Step, StepState, WorkerReport};
 pub use rotation::{RotateError, Rotated, rotate};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fed_core::{
-    Action, Agreement, Event, Failure, FederationId, Leases, Lifecycle, MemberId, MemberState,
-    Phase, Reason, Request, SiteName,
+    Action, Agreement, Event, Failure, FailureKind, FederationId, Leases, Lifecycle, MemberId,
+    MemberState, Phase, Reason, Request, SiteName,
 };
 use fed_rpc::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -43,11 +43,12 @@ impl Signals {
         })
     }
 
-    async fn any(&mut self) {
+    /// Waits for the next of them.
+    async fn any(&mut self) -> SignalKind {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.hangup.recv() => SignalKind::hangup(),
         }
     }
 }
@@ -59,6 +60,8 @@ pub(super) struct Operator {
     front_end: mpsc::UnboundedSender<Progress>,
     watchers: broadcast::Sender<Progress>,
     node: Option<Box<Supervision>>,
+    /// The signal that has ended it, if one has.
+    signal: Option<SignalKind>,
     began: Instant,
     up_seconds: Option<f64>,
 }
@@ -78,6 +81,7 @@ impl Operator {
             front_end,
             watchers,
             node: None,
+            signal: None,
             began: Instant::now(),
             up_seconds: None,
         };
@@ -98,7 +102,7 @@ impl Operator {
             tokio::select! {
                 Some(outcome) = results.recv() => self.take(outcome),
                 Some(question) = questions.recv() => self.answer(question),
-                () = signals.any() => self.handle(Event::End),
+                signal = signals.any() => self.interrupt(signal)?,
                 () = self.front_end.closed(), if self.lifecycle.phase() < Phase::Ending => {
                     self.handle(Event::End);
                 }
@@ -110,10 +114,26 @@ impl Operator {
         }
         self.tell(Progress::Ended);
         server.abort();
-        match self.lifecycle.reason() {
-            Some(Reason::Failed(failure)) => Err(UpError::Failed(failure.clone())),
-            Some(Reason::Asked) | None => Ok(()),
+        match (self.lifecycle.reason(), self.signal) {
+            (Some(Reason::Failed(failure)), _) => Err(UpError::Failed(failure.clone())),
+            (_, Some(signal)) if self.up_seconds.is_none() => Err(UpError::Interrupted {
+                signal: signal.as_raw_value(),
+            }),
+            (Some(Reason::Asked) | None, _) => Ok(()),
         }
+    }
+
+    /// Ends the federation; whoever insists does not wait for it.
+    fn interrupt(&mut self, signal: SignalKind) -> Result<(), UpError> {
+        if self.signal.replace(signal).is_some() {
+            return Err(UpError::Abandoned {
+                name: self.request.name.clone(),
+                signal: signal.as_raw_value(),
+                lease_seconds: self.request.leases.federation().as_secs(),
+            });
+        }
+        self.handle(Event::End);
+        Ok(())
     }
 
     fn renewal(&self) -> Interval {
@@ -161,11 +181,11 @@ impl Operator {
                 self.watch_scheduler();
                 event
             }
-            Outcome::Left(member, problem) => {
-                if let Some(message) = problem {
-                    self.tell(Progress::Warning { message });
-                }
-                Event::Left(member)
+            Outcome::Left(member, None) => Event::Left(member),
+            Outcome::Left(member, Some(message)) => {
+                self.tell(Progress::Warning { message });
+                self.step(&Action::Leave(member), StepState::Failed);
+                return self.handle(Event::Left(member));
             }
             Outcome::SiteEnded(site, reason) => {
                 let phase = self.lifecycle.phase();
@@ -179,6 +199,7 @@ impl Operator {
                 // On the way up there is nothing to wait for without it.
                 Event::Failed(Failure {
                     member: Some(site.to_string()),
+                    kind: FailureKind::Other,
                     message: format!("its part has ended: {reason}"),
                 })
             }
@@ -274,6 +295,7 @@ impl Operator {
             let status = scheduler_death(events).await;
             let failure = Failure {
                 member: Some("operator".to_owned()),
+                kind: FailureKind::Other,
                 message: driver.scheduler_died(&status),
             };
             // Fails only when the operator has ended.
@@ -431,6 +453,7 @@ fn outcome_of(site: &SiteName, event: v1::Event) -> Option<Outcome> {
             let member = Some(site.to_string());
             Some(Outcome::Event(Event::WorkerLost(Failure {
                 member,
+                kind: FailureKind::Other,
                 message,
             })))
         }

@@ -39,6 +39,8 @@ pub enum StepState {
     Begun,
     /// It is done.
     Done,
+    /// It could not be done, and nobody waits for it any longer: a warning says why.
+    Failed,
 }
 
 /// Something that happens while a federation comes up, runs or ends.

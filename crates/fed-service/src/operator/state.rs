@@ -180,11 +180,20 @@ impl OperatorState {
     /// # Errors
     /// If the folder cannot be read.
     pub fn federations(&self) -> Result<Vec<FederationName>, StateError> {
-        let names = state::entries(&self.0.join("federations"))?;
-        Ok(names
-            .into_iter()
-            .filter_map(|name| name.parse().ok())
-            .collect())
+        self.names_with("")
+    }
+
+    /// Names of the federations that have a log, sorted.
+    pub(super) fn logged(&self) -> Result<Vec<FederationName>, StateError> {
+        self.names_with(".log")
+    }
+
+    fn names_with(&self, suffix: &str) -> Result<Vec<FederationName>, StateError> {
+        let entries = state::entries(&self.0.join("federations"))?;
+        let names = entries
+            .iter()
+            .filter_map(|entry| entry.strip_suffix(suffix)?.parse().ok());
+        Ok(names.collect())
     }
 }
 
@@ -197,6 +206,9 @@ pub struct Record {
     pub sites: Vec<SiteName>,
     /// The process of its `fed up`.
     pub pid: u32,
+    /// How long its sites keep it when nobody renews their lease, in seconds.
+    #[serde(default)]
+    pub lease_seconds: u64,
 }
 
 /// The folder of one federation on the operator's host.
@@ -322,6 +334,7 @@ mod tests {
             id: FederationId::from_random([0; 5]),
             sites: Vec::new(),
             pid: 1,
+            lease_seconds: 300,
         };
         federation.make(&record).unwrap();
         assert_eq!(federation.record().unwrap(), Some(record));

@@ -109,6 +109,24 @@ pub enum UpError {
     /// A control socket, signal handler or random number could not be had.
     #[error("cannot run: {0}")]
     System(#[from] std::io::Error),
+    /// A signal came before it was up. Everything has been ended.
+    #[error("interrupted before the federation was up")]
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// A second signal came before everything had been ended.
+    #[error(
+        "interrupted again, so what was begun is not waited for: `fed down {name}` ends it, or the sites do by themselves in at most {lease_seconds} s"
+    )]
+    Abandoned {
+        /// The name.
+        name: FederationName,
+        /// The signal's number.
+        signal: i32,
+        /// The lease of the sites.
+        lease_seconds: u64,
+    },
     /// Something failed on the way up, or while it ran. Everything has been ended.
     #[error(transparent)]
     Failed(Failure),
@@ -125,10 +143,11 @@ impl UpError {
 }
 
 /// Brings a federation up, keeps it, and ends it when told to: by Ctrl-C, SIGTERM, SIGHUP or
-/// `fed down`, or when the receiver of `progress` is dropped. Returns when nothing is left.
+/// `fed down`, or when the receiver of `progress` is dropped. Returns when nothing is left, or at
+/// once when a second signal comes.
 ///
 /// # Errors
-/// See [`UpError`]; everything that was started has been ended.
+/// See [`UpError`]; unless it says otherwise, everything that was started has been ended.
 pub async fn up(
     state: &OperatorState,
     request: UpRequest,
@@ -174,6 +193,7 @@ pub async fn up(
         id,
         sites: request.sites,
         pid: std::process::id(),
+        lease_seconds: request.leases.federation().as_secs(),
     })?;
     let (outcomes, results) = mpsc::channel(QUEUE);
     let driver = Driver {
@@ -192,6 +212,10 @@ pub async fn up(
     let ended = Operator::new(plan_request, driver, progress)
         .live(results)
         .await;
+    if matches!(ended, Err(UpError::Abandoned { .. })) {
+        // Its record tells `fed down` whom to tell.
+        return ended;
+    }
     let folder = state.federation(&request.name);
     folder.remove()?;
     if ended.is_ok() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(super) enum DropReason {
     Queue,
     Loss,
-    Partition,
+    Cut,
     Mtu,
     Device,
 }
@@ -30,8 +30,8 @@ pub struct Counters {
     pub dropped_queue: u64,
     /// Frames lost on the way by chance.
     pub dropped_loss: u64,
-    /// Frames dropped because the pair was partitioned, at its start or while they were under way.
-    pub dropped_partition: u64,
+    /// Frames dropped because the direction was cut, at their start or while they were under way.
+    pub dropped_cut: u64,
     /// Frames dropped before sending because their payload exceeded the link's MTU.
     pub dropped_mtu: u64,
     /// Frames that the receiving host's device refused, for example because it was down.
@@ -61,7 +61,7 @@ impl Counters {
             delivered_bytes: self.delivered_bytes - earlier.delivered_bytes,
             dropped_queue: self.dropped_queue - earlier.dropped_queue,
             dropped_loss: self.dropped_loss - earlier.dropped_loss,
-            dropped_partition: self.dropped_partition - earlier.dropped_partition,
+            dropped_cut: self.dropped_cut - earlier.dropped_cut,
             dropped_mtu: self.dropped_mtu - earlier.dropped_mtu,
             dropped_device: self.dropped_device - earlier.dropped_device,
             busy: self.busy - earlier.busy,
@@ -72,7 +72,7 @@ impl Counters {
         match reason {
             DropReason::Queue => self.dropped_queue += 1,
             DropReason::Loss => self.dropped_loss += 1,
-            DropReason::Partition => self.dropped_partition += 1,
+            DropReason::Cut => self.dropped_cut += 1,
             DropReason::Mtu => self.dropped_mtu += 1,
             DropReason::Device => self.dropped_device += 1,
         }

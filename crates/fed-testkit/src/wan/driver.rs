@@ -13,6 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
 use super::counters::Counters;
+use super::cut::Cut;
 use super::link::LinkSpec;
 use super::switch::Switch;
 
@@ -95,10 +96,10 @@ enum Command {
         to: usize,
         spec: LinkSpec,
     },
-    Partition {
+    Cut {
         from: usize,
         to: usize,
-        on: bool,
+        cut: Cut,
     },
     Counters {
         reply: Sender<(Duration, Vec<Counters>)>,
@@ -168,22 +169,23 @@ impl Wan {
         self.send(Command::Link { from, to, spec })
     }
 
-    /// Cuts (`on`) or mends the link from `from` to `to`: this direction only.
+    /// Cuts or mends the link from `from` to `to`: this direction only. It replaces what was cut
+    /// before.
     ///
     /// # Errors
     /// [`WanError::UnknownHost`] or [`WanError::Stopped`].
-    pub fn set_partition(&self, from: &str, to: &str, on: bool) -> Result<(), WanError> {
+    pub fn set_cut(&self, from: &str, to: &str, cut: Cut) -> Result<(), WanError> {
         let (from, to) = (self.port(from)?, self.port(to)?);
-        self.send(Command::Partition { from, to, on })
+        self.send(Command::Cut { from, to, cut })
     }
 
-    /// Cuts (`on`) or mends both directions between two hosts.
+    /// Cuts or mends both directions between two hosts.
     ///
     /// # Errors
     /// [`WanError::UnknownHost`] or [`WanError::Stopped`].
-    pub fn partition(&self, a: &str, b: &str, on: bool) -> Result<(), WanError> {
-        self.set_partition(a, b, on)?;
-        self.set_partition(b, a, on)
+    pub fn cut(&self, a: &str, b: &str, cut: Cut) -> Result<(), WanError> {
+        self.set_cut(a, b, cut)?;
+        self.set_cut(b, a, cut)
     }
 
     /// What all links have carried since the last reset.
@@ -348,7 +350,7 @@ impl Carrier {
         loop {
             match self.inbox.try_recv() {
                 Ok(Command::Link { from, to, spec }) => self.switch.set_link(from, to, spec),
-                Ok(Command::Partition { from, to, on }) => self.switch.set_partition(from, to, on),
+                Ok(Command::Cut { from, to, cut }) => self.switch.set_cut(from, to, cut),
                 Ok(Command::Counters { reply }) => {
                     let now = self.origin.elapsed();
                     let all = self.all_counters(now);

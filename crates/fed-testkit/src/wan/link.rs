@@ -7,6 +7,7 @@ use rand::RngExt as _;
 use rand::rngs::Xoshiro256PlusPlus;
 
 use super::counters::{Counters, DropReason};
+use super::cut::Cut;
 
 /// Bytes of an Ethernet header: two addresses and the type.
 pub(super) const ETHERNET_HEADER: usize = 14;
@@ -86,7 +87,7 @@ impl LinkSpec {
             ));
         }
         if self.rate_bit_per_s == Some(0) {
-            return Err("rate is 0 bit/s; use a partition to let nothing through".to_owned());
+            return Err("rate is 0 bit/s; use a cut to let nothing through".to_owned());
         }
         Ok(())
     }
@@ -114,7 +115,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Link {
     spec: LinkSpec,
-    partitioned: bool,
+    cut: Cut,
     waiting: VecDeque<Waiting>,
     waiting_bytes: u64,
     busy_until: Duration,
@@ -126,7 +127,7 @@ impl Link {
     pub(super) fn new(spec: LinkSpec) -> Self {
         Self {
             spec,
-            partitioned: false,
+            cut: Cut::Nothing,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             busy_until: Duration::ZERO,
@@ -140,20 +141,20 @@ impl Link {
         self.spec = spec;
     }
 
-    pub(super) fn set_partitioned(&mut self, on: bool) {
-        self.partitioned = on;
+    pub(super) fn set_cut(&mut self, cut: Cut) {
+        self.cut = cut;
     }
 
     /// Returns when the frame arrives at the other end, or `None` if it does not.
     pub(super) fn offer(
         &mut self,
         now: Duration,
-        frame_bytes: usize,
+        frame: &[u8],
         rng: &mut Xoshiro256PlusPlus,
     ) -> Option<Duration> {
         self.settle(now);
-        let bytes = frame_bytes as u64;
-        if let Some(reason) = self.refusal(frame_bytes) {
+        let bytes = frame.len() as u64;
+        if let Some(reason) = self.refusal(frame) {
             self.counters.drop_frame(reason);
             return None;
         }
@@ -182,13 +183,13 @@ impl Link {
     }
 
     /// Tells the link that a frame has reached the other end; whether it may be handed over.
-    pub(super) fn arrive(&mut self, frame_bytes: usize) -> bool {
-        if self.partitioned {
-            self.counters.drop_frame(DropReason::Partition);
+    pub(super) fn arrive(&mut self, frame: &[u8]) -> bool {
+        if self.cut.stops(frame) {
+            self.counters.drop_frame(DropReason::Cut);
             return false;
         }
         self.counters.delivered_frames += 1;
-        self.counters.delivered_bytes += frame_bytes as u64;
+        self.counters.delivered_bytes += frame.len() as u64;
         true
     }
 
@@ -204,18 +205,18 @@ impl Link {
         self.counters.clone()
     }
 
-    fn refusal(&self, frame_bytes: usize) -> Option<DropReason> {
-        if self.partitioned {
-            return Some(DropReason::Partition);
+    fn refusal(&self, frame: &[u8]) -> Option<DropReason> {
+        if self.cut.stops(frame) {
+            return Some(DropReason::Cut);
         }
         if self
             .spec
             .mtu
-            .is_some_and(|mtu| frame_bytes > mtu + ETHERNET_HEADER)
+            .is_some_and(|mtu| frame.len() > mtu + ETHERNET_HEADER)
         {
             return Some(DropReason::Mtu);
         }
-        let full = self.waiting_bytes + frame_bytes as u64 > self.spec.queue_limit();
+        let full = self.waiting_bytes + frame.len() as u64 > self.spec.queue_limit();
         (full && self.spec.rate_bit_per_s.is_some()).then_some(DropReason::Queue)
     }
 

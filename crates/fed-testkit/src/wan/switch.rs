@@ -8,6 +8,7 @@ use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
 
 use super::counters::Counters;
+use super::cut::Cut;
 use super::link::{ETHERNET_HEADER, Link, LinkSpec};
 
 type Mac = [u8; 6];
@@ -70,8 +71,8 @@ impl Switch {
     }
 
     /// Cuts or mends one direction; a cut also loses what is under way.
-    pub fn set_partition(&mut self, from: usize, to: usize, on: bool) {
-        self.link(from, to).set_partitioned(on);
+    pub fn set_cut(&mut self, from: usize, to: usize, cut: Cut) {
+        self.link(from, to).set_cut(cut);
     }
 
     /// Takes a frame from a port. May change the deadline of [`Self::poll_timeout`].
@@ -115,7 +116,7 @@ impl Switch {
                 frame,
                 ..
             }) = self.under_way.pop()?;
-            if self.link(from, to).arrive(frame.len()) {
+            if self.link(from, to).arrive(&frame) {
                 return Some(Delivery {
                     due,
                     from,
@@ -140,7 +141,7 @@ impl Switch {
 
     fn send(&mut self, now: Duration, from: usize, to: usize, frame: Vec<u8>) {
         let link = &mut self.links[from * self.ports + to];
-        if let Some(due) = link.offer(now, frame.len(), &mut self.rng) {
+        if let Some(due) = link.offer(now, &frame, &mut self.rng) {
             let sequence = self.sequence;
             self.sequence += 1;
             self.under_way.push(Reverse(UnderWay {

@@ -28,8 +28,8 @@ const TESTS: &[Test] = &[
         wan::round_trip,
     ),
     (
-        "a_partition_stops_a_pair_until_it_is_mended",
-        wan::partition,
+        "a_cut_stops_all_of_a_pair_or_one_protocol_until_it_is_mended",
+        wan::cuts,
     ),
     ("hosts_have_names_and_know_one_another", programs::names),
     ("a_bind_is_visible_in_one_host_alone", programs::binds),

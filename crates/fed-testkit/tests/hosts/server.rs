@@ -98,7 +98,8 @@ pub(crate) fn conversation() {
         "{counters}"
     );
     for request in [
-        json!({"command": "partition", "a": "a", "b": "b", "on": true}),
+        json!({"command": "cut", "a": "a", "b": "b", "what": "udp", "one_way": true}),
+        json!({"command": "cut", "a": "a", "b": "b", "what": "everything"}),
         json!({"command": "wan", "a": "a", "b": "b", "change": {"loss": 0.5}}),
         json!({"command": "snapshot", "folders": [{"host": "a", "path": "/data"}]}),
     ] {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fed_testkit::wan::{LinkSpec, WanCounters};
+use fed_testkit::wan::{Cut, LinkSpec, WanCounters};
 use serde::{Deserialize, Serialize};
 
 /// The description of a lab.
@@ -96,11 +96,11 @@ pub(crate) enum Request {
     /// What each link has carried since the last reset.
     Counters,
     Reset,
-    /// Cuts or mends the link between two hosts, or one direction of it.
-    Partition {
+    /// Cuts the link between two hosts, or one direction of it; `nothing` mends it.
+    Cut {
         a: String,
         b: String,
-        on: bool,
+        what: Cuttable,
         #[serde(default)]
         one_way: bool,
     },
@@ -127,6 +127,26 @@ pub(crate) enum Request {
     /// What there is and was not at the last `snapshot`.
     Leftovers,
     Stop,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Cuttable {
+    Nothing,
+    Tcp,
+    Udp,
+    Everything,
+}
+
+impl From<Cuttable> for Cut {
+    fn from(what: Cuttable) -> Self {
+        match what {
+            Cuttable::Nothing => Self::Nothing,
+            Cuttable::Tcp => Self::Tcp,
+            Cuttable::Udp => Self::Udp,
+            Cuttable::Everything => Self::Everything,
+        }
+    }
 }
 
 /// A folder of the machine, or one inside a host.
@@ -174,7 +194,7 @@ struct Link {
     delivered_bytes: u64,
     dropped_queue: u64,
     dropped_loss: u64,
-    dropped_partition: u64,
+    dropped_cut: u64,
     dropped_mtu: u64,
     dropped_device: u64,
     busy_s: f64,
@@ -194,7 +214,7 @@ impl From<WanCounters> for Counters {
                 delivered_bytes: c.delivered_bytes,
                 dropped_queue: c.dropped_queue,
                 dropped_loss: c.dropped_loss,
-                dropped_partition: c.dropped_partition,
+                dropped_cut: c.dropped_cut,
                 dropped_mtu: c.dropped_mtu,
                 dropped_device: c.dropped_device,
                 busy_s: c.busy.as_secs_f64(),

@@ -108,18 +108,18 @@ impl Server {
         match request {
             Request::Counters => return Ok(serde_json::to_value(Counters::from(wan.counters()?))?),
             Request::Reset => wan.reset()?,
-            Request::Partition {
+            Request::Cut {
                 a,
                 b,
-                on,
+                what,
                 one_way: true,
-            } => wan.set_partition(&a, &b, on)?,
-            Request::Partition {
+            } => wan.set_cut(&a, &b, what.into())?,
+            Request::Cut {
                 a,
                 b,
-                on,
+                what,
                 one_way: false,
-            } => wan.partition(&a, &b, on)?,
+            } => wan.cut(&a, &b, what.into())?,
             Request::Wan {
                 a,
                 b,
