@@ -31,13 +31,49 @@ pub const QUEUE_PACKETS: usize = 256;
 /// first prove, by a cookie, that it receives at the address it sends from.
 pub const HANDSHAKES_PER_SECOND: u64 = 100;
 
+/// Addresses of a peer that are tried at most; further ones are left out.
+pub const CANDIDATES_MAX: usize = 8;
+
+/// After this long without an answer (and two round trips more) a path is asked whether it still
+/// works: longer than a busy peer takes to send something back, shorter than Dask's patience.
+pub(crate) const DOUBT_AFTER: Duration = Duration::from_secs(1);
+
+/// How often all paths are tried while there is none, or a better one may open. Both sides of a NAT
+/// do this at once: what the first round opens, the second passes.
+pub(crate) const SEEK_EVERY: Duration = Duration::from_millis(500);
+
+/// So many rounds are that close together; then come [`UPGRADE_EVERY`] and, without a session, the
+/// protocol's own retries.
+pub(crate) const SEEK_ROUNDS: u32 = 10;
+
+/// How often a better path is looked for in the long run: as often as keepalives, so that what one
+/// side's attempt opens in its NAT is still open when the other's comes.
+pub(crate) const UPGRADE_EVERY: Duration = KEEPALIVE;
+
+/// After this long without an answer a router is no longer used as a relay.
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(10);
+
+/// So long the leading one of two routers does not return to a path that it left.
+pub(crate) const FOLLOW_HOLD: Duration = Duration::from_secs(5);
+
+/// Relays that are tried at once.
+pub(crate) const RELAYS_PER_ROUND: usize = 2;
+
+/// What a router relays for each other one, in bytes per second: 1 Gbit/s.
+pub const RELAY_RATE: u64 = 125_000_000;
+
+/// What it may relay at once above that, in bytes.
+pub const RELAY_BURST: u64 = RELAY_RATE / 4;
+
 /// One peer, as the plan of a federation describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
     /// The identity of the peer.
     pub public_key: PublicKey,
-    /// Where the peer is reached. `None` waits for it to call; a peer that moves is followed.
-    pub endpoint: Option<SocketAddr>,
+    /// Where the peer may be reached, best first; [`CANDIDATES_MAX`] count. All are tried at once,
+    /// and the first that answers is taken. Without any, the peer is expected to call, or is
+    /// reached by way of a relay; a peer that moves is followed.
+    pub endpoints: Vec<SocketAddr>,
     /// The inner addresses that belong to the peer: packets to them go to it, and it may send from
     /// them alone. Where prefixes of two peers nest, the longer wins in both directions.
     pub allowed_ips: Vec<Ipv6Prefix>,

@@ -1,9 +1,8 @@
 //! What a router tells besides packets.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::PublicKey;
+use crate::{Path, PublicKey};
 
 /// Something an operator may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,17 +11,18 @@ pub enum Event {
     HandshakeCompleted {
         /// With whom.
         peer: PublicKey,
-        /// Where the peer is.
-        endpoint: SocketAddr,
+        /// The path by which it was completed.
+        path: Path,
     },
-    /// An authenticated datagram came from another address than the one known: the peer roamed.
-    EndpointChanged {
-        /// Who moved.
+    /// Another path to a peer is taken from now on: it moved, a better path opened, or the one
+    /// taken so far no longer works.
+    PathChanged {
+        /// To whom.
         peer: PublicKey,
-        /// Where it was.
-        from: Option<SocketAddr>,
-        /// Where it is.
-        to: SocketAddr,
+        /// The path until now.
+        from: Option<Path>,
+        /// The path from now on.
+        to: Path,
     },
     /// A peer with a keepalive has not been heard for [`crate::SILENT_AFTER`].
     PeerSilent {
@@ -49,4 +49,6 @@ pub enum TimeoutReason {
     Keepalive,
     /// A peer is about to count as silent.
     Silence,
+    /// Paths to a peer are to be tried.
+    Path,
 }

@@ -3,13 +3,15 @@
 //! A lane keeps the peer of the last packet locked, because packets come in bursts of one flow: the
 //! look-up and the lock are paid for once a burst. Drop it when the batch is over.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::MutexGuard;
 use std::time::Instant;
 
+use crate::frame::{self, Frame};
 use crate::packet::{self, Addresses};
-use crate::peer::{Peer, canonical};
-use crate::{Addressee, DropReason, Output, Protocol, Refusal, Router};
+use crate::path::canonical;
+use crate::peer::Peer;
+use crate::{Addressee, DropReason, Output, Path, Protocol, Refusal, Router};
 
 /// Packets from the TUN, on their way to the peers. See [`Router::outbound`].
 pub struct Outbound<'r, P: Protocol> {
@@ -35,12 +37,12 @@ impl<'r, P: Protocol> Outbound<'r, P> {
             Some(_) if packet.len() > self.router.mtu() => DropReason::TooBig,
             Some(Addresses { destination, .. }) => match self.peer(destination) {
                 Some(peer) => {
-                    let now = self.now;
+                    let ctx = self.router.context(self.now);
                     return self
                         .last
                         .insert((destination, peer))
                         .1
-                        .send_inner(packet, now, out);
+                        .send_inner(packet, ctx, out);
                 }
                 None => DropReason::NoRoute,
             },
@@ -83,20 +85,67 @@ impl<'r, P: Protocol> Inbound<'r, P> {
     /// Takes in one datagram. May change the deadline.
     pub fn push(&mut self, from: SocketAddr, datagram: &[u8], out: &mut Output) {
         let from = canonical(from);
+        if frame::is_frame(datagram) {
+            self.frame(from, datagram, out);
+        } else {
+            self.message(Path::Udp(from), from.ip(), datagram, out, |reply, out| {
+                out.push_transmit(from, reply);
+            });
+        }
+    }
+
+    /// Takes in a frame: for another router it is passed on, for this one opened.
+    fn frame(&mut self, from: SocketAddr, datagram: &[u8], out: &mut Output) {
+        let Some(frame) = Frame::read(datagram) else {
+            return self.router.count_drop(DropReason::MalformedOuter);
+        };
+        let ctx = self.router.context(self.now);
+        if frame.to != ctx.own {
+            return match ctx.links().forward(from, &frame, self.now) {
+                Ok(to) => out.push_transmit(to, datagram),
+                Err(reason) => self.router.count_drop(reason),
+            };
+        }
+        let relay = ctx.links().router_at(from);
+        match relay {
+            Some(relay) => {
+                let path = Path::Relay(relay);
+                self.message(path, from.ip(), frame.message, out, |reply, out| {
+                    let length = frame::HEADER + reply.len();
+                    let room = out.transmit_room(length);
+                    frame::write(room, frame.from, ctx.own).copy_from_slice(reply);
+                    out.keep_transmit(from, length);
+                });
+            }
+            None => self.router.count_drop(DropReason::RelayRefused),
+        }
+    }
+
+    /// Takes in a message that came by `path`, of which `from` is the last hop. A cookie, which is
+    /// good for that hop, is sent back by `challenge`.
+    fn message(
+        &mut self,
+        path: Path,
+        from: IpAddr,
+        message: &[u8],
+        out: &mut Output,
+        challenge: impl FnOnce(&[u8], &mut Output),
+    ) {
         let protocol = self.router.protocol();
-        let slot = match protocol.address(from.ip(), datagram, self.now) {
+        let slot = match protocol.address(from, message, self.now) {
             Ok(Addressee::Slot(slot)) => Some(slot),
             Ok(Addressee::Key(key)) => self.router.slot(key),
             Err(Refusal::Drop(reason)) => return self.router.count_drop(reason),
             Err(Refusal::Challenge(payload)) => {
                 self.router.count_drop(DropReason::UnderLoad);
-                return out.push_transmit(from, &payload);
+                return challenge(&payload, out);
             }
         };
         let Some((slot, mut peer)) = slot.and_then(|slot| Some((slot, self.peer(slot)?))) else {
             return self.router.count_drop(DropReason::UnknownPeer);
         };
-        if let Some(length) = peer.receive(from, datagram, self.now, out) {
+        let ctx = self.router.context(self.now);
+        if let Some(length) = peer.receive(path, message, ctx, out) {
             match packet::addresses(out.next_packet(length)) {
                 None => peer.count_drop(DropReason::MalformedDecrypted, 1),
                 Some(Addresses { source, .. }) if self.owner(source) != Some(slot) => {

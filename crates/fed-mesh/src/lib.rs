@@ -14,7 +14,7 @@
 //! router.set_peers(
 //!     vec![PeerConfig {
 //!         public_key: peer,
-//!         endpoint: Some("192.0.2.1:51820".parse()?),
+//!         endpoints: vec!["192.0.2.1:51820".parse()?],
 //!         allowed_ips: vec!["fd00:0:0:1::/64".parse()?],
 //!         keepalive: Some(KEEPALIVE),
 //!     }],
@@ -32,30 +32,39 @@
 //! simulation runs the same router on virtual time with a protocol of its own.
 
 mod config;
+mod control;
 mod event;
+mod frame;
 mod key;
 mod lane;
+mod links;
 mod noise;
 mod output;
 mod packet;
+mod path;
+mod paths;
 mod peer;
 mod prefix;
 mod protocol;
+mod reflexive;
 mod route;
 mod router;
 mod status;
 
 pub use config::{
-    HANDSHAKES_PER_SECOND, KEEPALIVE, MTU, PeerConfig, QUEUE_PACKETS, SILENT_AFTER, SetPeersError,
+    CANDIDATES_MAX, HANDSHAKES_PER_SECOND, KEEPALIVE, MTU, PeerConfig, QUEUE_PACKETS, RELAY_BURST,
+    RELAY_RATE, SILENT_AFTER, SetPeersError,
 };
 pub use event::{Event, TimeoutReason};
 pub use key::{ParseKeyError, PrivateKey, PublicKey};
 pub use lane::{Inbound, Outbound};
 pub use noise::{Noise, NoiseSession};
 pub use output::{Output, Train};
+pub use path::Path;
 pub use prefix::{Ipv6Prefix, ParsePrefixError};
 pub use protocol::{
     Addressee, Content, OVERHEAD, Opened, Protocol, ROOM_MIN, Refusal, Session, Tick,
 };
+pub use reflexive::{Mapping, Reflexive, Sighting};
 pub use router::Router;
 pub use status::{DropReason, Drops, PeerStatus, Traffic};

@@ -143,6 +143,12 @@ impl NoiseSession {
         self.ready = self.tunn.time_since_last_handshake().is_some();
     }
 
+    fn initiation(&mut self, anew: bool) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; ROOM_MIN];
+        let result = self.tunn.format_handshake_initiation(&mut buffer, anew);
+        written(&result).map(|length| shortened(buffer, length))
+    }
+
     /// Notes the reply to a handshake message, and tells whether it completes the handshake: that
     /// to a response does (a keepalive), that to an initiation (a response) is to be confirmed.
     fn note_reply(&mut self, reply: &[u8]) -> bool {
@@ -190,9 +196,11 @@ impl Session for NoiseSession {
     }
 
     fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {
-        let mut buffer = vec![0; ROOM_MIN];
-        let result = self.tunn.format_handshake_initiation(&mut buffer, false);
-        written(&result).map(|length| shortened(buffer, length))
+        self.initiation(false)
+    }
+
+    fn retry(&mut self, _now: Instant) -> Option<Vec<u8>> {
+        self.initiation(true)
     }
 
     fn open(
@@ -252,6 +260,7 @@ impl Session for NoiseSession {
         let length = written(&result);
         self.refresh();
         Tick {
+            asks: buffer.first() == Some(&INITIATION),
             datagram: length.map(|length| shortened(buffer, length)),
             given_up,
         }

@@ -1,18 +1,46 @@
 //! One peer of a router: its session, what waits for it, its counters.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
+use crate::control::Control;
+use crate::frame::{self, RouterId};
+use crate::links::Links;
+use crate::paths::{Paths, Sign};
 use crate::{
-    Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, PeerConfig, PeerStatus,
-    QUEUE_PACKETS, ROOM_MIN, SILENT_AFTER, Session, TimeoutReason, Traffic,
+    Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, Path, PeerConfig, PeerStatus,
+    PublicKey, QUEUE_PACKETS, ROOM_MIN, SILENT_AFTER, Session, TimeoutReason, Traffic,
 };
+
+/// What a peer knows of the router that it belongs to, at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'r> {
+    pub(crate) own: RouterId,
+    pub(crate) links: &'r RwLock<Links>,
+    pub(crate) now: Instant,
+}
+
+impl Context<'_> {
+    pub(crate) fn links(&self) -> RwLockReadGuard<'_, Links> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The routers that might relay to `peer`.
+    fn relays(&self, peer: PublicKey) -> Vec<PublicKey> {
+        let links = self.links();
+        let others = links.relays().iter().filter(|key| **key != peer);
+        others.copied().collect()
+    }
+}
 
 /// One peer.
 pub(crate) struct Peer<S> {
     config: PeerConfig,
-    endpoint: Option<SocketAddr>,
+    id: RouterId,
+    paths: Paths,
+    /// Where other peers have been told that this one is reached straight.
+    link: Option<std::net::SocketAddr>,
     session: S,
     queue: VecDeque<Vec<u8>>,
     counters: Counters,
@@ -35,9 +63,12 @@ struct Counters {
 }
 
 impl<S: Session> Peer<S> {
-    pub(crate) fn new(config: PeerConfig, session: S, now: Instant) -> Self {
+    /// `leads` says which of two routers gives way where both would follow each other.
+    pub(crate) fn new(config: PeerConfig, leads: bool, session: S, now: Instant) -> Self {
         Self {
-            endpoint: config.endpoint.map(canonical),
+            id: config.public_key.into(),
+            paths: Paths::new(leads, &config.endpoints),
+            link: None,
             config,
             session,
             queue: VecDeque::new(),
@@ -54,37 +85,39 @@ impl<S: Session> Peer<S> {
         &self.config
     }
 
-    /// Takes a new configuration of the same peer, and keeps the session. A peer that roamed is
-    /// called back only by an endpoint that differs from the one configured before.
-    pub(crate) fn reconfigure(&mut self, config: PeerConfig, now: Instant) {
-        if config.endpoint != self.config.endpoint
-            && let Some(endpoint) = config.endpoint
-        {
-            self.endpoint = Some(canonical(endpoint));
-        }
+    /// Takes a new configuration of the same peer, and keeps the session and the path. Endpoints
+    /// that are new are tried, unless there is a direct path that works.
+    pub(crate) fn reconfigure(&mut self, config: PeerConfig, ctx: Context<'_>, out: &mut Output) {
         if config.keepalive.is_some() && self.config.keepalive.is_none() {
             // Silence counts from the moment it is watched.
-            self.added = now;
-            self.spoke = now;
+            self.added = ctx.now;
+            self.spoke = ctx.now;
         }
+        self.paths.set_candidates(&config.endpoints, ctx.now);
         self.config = config;
+        self.greet(ctx, out);
+        self.seek(ctx, out);
     }
 
     /// Opens the session if the peer is to be kept in touch with.
-    pub(crate) fn greet(&mut self, now: Instant, out: &mut Output) {
+    pub(crate) fn greet(&mut self, ctx: Context<'_>, out: &mut Output) {
         if self.config.keepalive.is_some() && !self.session.is_ready() {
-            self.initiate(now, out);
+            self.initiate(ctx, out);
         }
     }
 
     /// Sends an inner packet, or keeps it for after the handshake.
-    pub(crate) fn send_inner(&mut self, packet: &[u8], now: Instant, out: &mut Output) {
-        if self.endpoint.is_none() {
-            self.count_drop(DropReason::NoEndpoint, 1);
+    pub(crate) fn send_inner(&mut self, packet: &[u8], ctx: Context<'_>, out: &mut Output) {
+        if self.queue.is_empty()
+            && let Some(path) = self.paths.towards()
+            && self.seal(packet, path, ctx, out)
+        {
+            self.paths.sent(false, ctx.now);
+            self.counters.inner_sent.add(packet.len());
             return;
         }
-        if self.queue.is_empty() && self.seal(packet, now, out) {
-            self.counters.inner_sent.add(packet.len());
+        if !self.is_reachable(ctx) {
+            self.count_drop(DropReason::NoEndpoint, 1);
             return;
         }
         if self.queue.len() == QUEUE_PACKETS {
@@ -92,18 +125,19 @@ impl<S: Session> Peer<S> {
             self.count_drop(DropReason::QueueFull, 1);
         }
         self.queue.push_back(packet.to_vec());
-        self.settle(now, out);
+        self.settle(ctx, out);
     }
 
-    /// Takes a datagram in, and returns the length of the inner packet that it may have held, which
-    /// is then at the head of the output's room for packets.
+    /// Takes in a datagram that came by `path`, and returns the length of the inner packet that it
+    /// may have held, which is then at the head of the output's room for packets.
     pub(crate) fn receive(
         &mut self,
-        from: SocketAddr,
+        path: Path,
         datagram: &[u8],
-        now: Instant,
+        ctx: Context<'_>,
         out: &mut Output,
     ) -> Option<usize> {
+        let now = ctx.now;
         let room = out.packet_room(datagram.len().max(ROOM_MIN));
         let Opened { content, completed } = match self.session.open(datagram, room, now) {
             Ok(opened) => opened,
@@ -112,21 +146,27 @@ impl<S: Session> Peer<S> {
                 return None;
             }
         };
-        if content != Content::Cookie {
-            self.hear(from, datagram.len(), now, out);
+        let control = match content {
+            Content::Inner(length) => Control::read(out.next_packet(length)),
+            Content::Malformed | Content::Keepalive | Content::Reply(_) | Content::Cookie => None,
+        };
+        let sign = match (&content, control) {
+            (Content::Cookie, _) => None,
+            (Content::Reply(_), _) if completed => Some(Sign::Answer),
+            (Content::Reply(_), _) | (_, Some(_)) => Some(Sign::Try),
+            (Content::Inner(_) | Content::Malformed | Content::Keepalive, None) => Some(Sign::Word),
+        };
+        if let Some(sign) = sign {
+            self.hear(path, sign, datagram.len(), ctx, out);
         }
         if completed {
-            self.handshake = Some(now);
-            self.counters.handshakes += 1;
-            out.events.push_back(Event::HandshakeCompleted {
-                peer: self.config.public_key,
-                endpoint: from,
-            });
+            self.complete(path, ctx, out);
         }
         let inner = match content {
+            Content::Inner(_) if control.is_some() => None,
             Content::Inner(length) => Some(length),
             Content::Reply(reply) => {
-                self.transmit(&reply, now, out);
+                self.transmit(&reply, path, ctx, out);
                 None
             }
             Content::Malformed => {
@@ -135,14 +175,47 @@ impl<S: Session> Peer<S> {
             }
             Content::Keepalive | Content::Cookie => None,
         };
+        if let Some(control) = control {
+            self.obey(control, path, ctx, out);
+        }
+        if completed || (self.session.is_ready() && self.paths.is_worth(path, now)) {
+            self.ping(path, ctx, out);
+        }
         if !self.queue.is_empty() {
             if self.session.is_ready() {
                 out.waiting = true;
             } else {
-                self.initiate(now, out);
+                self.initiate(ctx, out);
             }
         }
+        self.publish(ctx);
         inner
+    }
+
+    fn complete(&mut self, path: Path, ctx: Context<'_>, out: &mut Output) {
+        self.handshake = Some(ctx.now);
+        self.counters.handshakes += 1;
+        self.paths.connected(ctx.now);
+        out.events.push_back(Event::HandshakeCompleted {
+            peer: self.config.public_key,
+            path,
+        });
+    }
+
+    fn obey(&mut self, control: Control, path: Path, ctx: Context<'_>, out: &mut Output) {
+        self.paths.heard_control();
+        match control {
+            Control::Ping(number) => {
+                // By the way it came. There are keys, or it could not have been read; those to
+                // answer with may still be missing, and then the next ping is answered.
+                self.seal(&Control::Pong(number).packet(), path, ctx, out);
+            }
+            Control::Pong(number) => {
+                if let Some(left) = self.paths.pong(number, ctx.now) {
+                    self.moved(left, out);
+                }
+            }
+        }
     }
 
     /// Counts an inner packet that the router delivered.
@@ -155,33 +228,67 @@ impl<S: Session> Peer<S> {
     }
 
     /// Does what is due.
-    pub(crate) fn tick(&mut self, now: Instant, out: &mut Output) {
+    pub(crate) fn tick(&mut self, ctx: Context<'_>, out: &mut Output) {
+        let now = ctx.now;
         if self.session.deadline().is_some_and(|due| due <= now) {
             let tick = self.session.tick(now);
             if let Some(datagram) = tick.datagram {
-                self.transmit(&datagram, now, out);
+                self.speak(&datagram, tick.asks, ctx, out);
             }
             if tick.given_up {
                 self.count_drop(DropReason::HandshakeGivenUp, self.queue.len());
                 self.queue.clear();
-                self.greet(now, out);
+                self.paths.rest();
+                self.greet(ctx, out);
             }
-            self.settle(now, out);
+            self.settle(ctx, out);
         }
         if self.keepalive_due().is_some_and(|due| due <= now) {
-            // Without an endpoint or in the middle of a handshake there is nothing to send, and
-            // the next look is a keepalive away.
+            // Without a path or in the middle of a handshake there is nothing to send, and the
+            // next look is a keepalive away.
             self.spoke = now;
-            if !self.seal(&[], now, out) {
-                self.initiate(now, out);
+            match self.paths.current() {
+                Some(path) if self.session.is_ready() && self.paths.speaks() => {
+                    self.ping(path, ctx, out);
+                }
+                Some(path) if self.seal(&[], path, ctx, out) => {}
+                Some(_) | None => self.initiate(ctx, out),
             }
         }
+        self.seek(ctx, out);
         if self.silence_due().is_some_and(|due| due <= now) {
             self.silent = true;
             out.events.push_back(Event::PeerSilent {
                 peer: self.config.public_key,
                 silence: self.silence(now),
             });
+        }
+        self.publish(ctx);
+    }
+
+    /// Tries the paths that are to be tried now.
+    fn seek(&mut self, ctx: Context<'_>, out: &mut Output) {
+        while self.paths.deadline().is_some_and(|due| due <= ctx.now) {
+            let before = self.paths.current();
+            let relays = ctx.relays(self.config.public_key);
+            let round = self.paths.round(&relays, ctx.now);
+            if round.moved.is_some() {
+                self.moved(before, out);
+            }
+            if self.session.is_ready() {
+                for path in &round.targets {
+                    self.ping(*path, ctx, out);
+                }
+                if round.handshake
+                    && let Some(datagram) = self.session.initiate(ctx.now)
+                {
+                    self.send_by(&round.targets, &datagram, ctx, out);
+                }
+            } else if !round.targets.is_empty()
+                && let Some(datagram) = self.session.retry(ctx.now)
+            {
+                self.send_by(&round.targets, &datagram, ctx, out);
+            }
         }
     }
 
@@ -195,14 +302,19 @@ impl<S: Session> Peer<S> {
             .keepalive_due()
             .map(|at| (at, TimeoutReason::Keepalive));
         let silence = self.silence_due().map(|at| (at, TimeoutReason::Silence));
-        [session, keepalive, silence].into_iter().flatten().min()
+        let path = self.paths.deadline().map(|at| (at, TimeoutReason::Path));
+        let deadlines = [session, keepalive, silence, path];
+        deadlines.into_iter().flatten().min()
     }
 
-    pub(crate) fn status(&self, now: Instant) -> PeerStatus {
+    pub(crate) fn status(&self, relayed: Traffic, now: Instant) -> PeerStatus {
         let since = |at: Instant| now.saturating_duration_since(at);
         PeerStatus {
             public_key: self.config.public_key,
-            endpoint: self.endpoint,
+            endpoint: self.paths.current().and_then(|path| path.address()),
+            path: self.paths.current(),
+            rtt: self.paths.rtt(),
+            relayed,
             allowed_ips: self.config.allowed_ips.clone(),
             connected: self.session.is_ready(),
             sent_bytes: self.counters.sent_bytes,
@@ -218,71 +330,156 @@ impl<S: Session> Peer<S> {
     }
 
     /// Sends what waits, or sees to it that a handshake is under way for it.
-    pub(crate) fn settle(&mut self, now: Instant, out: &mut Output) {
+    pub(crate) fn settle(&mut self, ctx: Context<'_>, out: &mut Output) {
         while let Some(packet) = self.queue.pop_front() {
-            if !self.seal(&packet, now, out) {
+            let path = self.paths.towards();
+            if !path.is_some_and(|path| self.seal(&packet, path, ctx, out)) {
                 self.queue.push_front(packet);
-                self.initiate(now, out);
+                self.initiate(ctx, out);
                 return;
             }
+            self.paths.sent(false, ctx.now);
             self.counters.inner_sent.add(packet.len());
         }
     }
 
-    /// Encrypts a packet into the output; `false` while there are no keys. Without an endpoint it
-    /// is lost.
-    fn seal(&mut self, inner: &[u8], now: Instant, out: &mut Output) -> bool {
-        let room = out.transmit_room((inner.len() + OVERHEAD).max(ROOM_MIN));
-        let Some(length) = self.session.seal(inner, room, now) else {
-            return false;
+    /// Starts a handshake, if the peer might be reached and none is under way.
+    pub(crate) fn initiate(&mut self, ctx: Context<'_>, out: &mut Output) {
+        let wanted = self.config.keepalive.is_some() || self.is_reachable(ctx);
+        if wanted && let Some(datagram) = self.session.initiate(ctx.now) {
+            self.paths.call(ctx.now);
+            self.speak(&datagram, true, ctx, out);
+        }
+    }
+
+    fn is_reachable(&self, ctx: Context<'_>) -> bool {
+        self.paths.current().is_some()
+            || self.paths.has_candidates()
+            || !ctx.relays(self.config.public_key).is_empty()
+    }
+
+    /// Sends a message of the session by the current path, or by all there are if it asks for an
+    /// answer and the current path gives none.
+    fn speak(&mut self, datagram: &[u8], asks: bool, ctx: Context<'_>, out: &mut Output) {
+        let current = self.paths.current();
+        let targets = if asks && self.paths.is_doubtful() {
+            let relays = ctx.relays(self.config.public_key);
+            self.paths.everywhere(&relays)
+        } else {
+            current.into_iter().collect()
         };
-        if let Some(to) = self.endpoint {
-            out.keep_transmit(to, length);
-            self.spoke = now;
-            self.counters.sent_bytes += length as u64;
+        self.send_by(&targets, datagram, ctx, out);
+        if asks && current.is_some() {
+            self.paths.sent(true, ctx.now);
         }
-        true
     }
 
-    /// Starts a handshake, if the peer can be reached and none is under way.
-    pub(crate) fn initiate(&mut self, now: Instant, out: &mut Output) {
-        if self.endpoint.is_some()
-            && let Some(datagram) = self.session.initiate(now)
+    fn send_by(&mut self, paths: &[Path], datagram: &[u8], ctx: Context<'_>, out: &mut Output) {
+        for path in paths {
+            self.transmit(datagram, *path, ctx, out);
+        }
+    }
+
+    /// Asks whether a path works.
+    fn ping(&mut self, path: Path, ctx: Context<'_>, out: &mut Output) {
+        let number = self.paths.ping(path, ctx.now);
+        if self.seal(&Control::Ping(number).packet(), path, ctx, out)
+            && self.paths.current() == Some(path)
         {
-            self.transmit(&datagram, now, out);
+            self.paths.sent(false, ctx.now);
         }
     }
 
-    fn transmit(&mut self, payload: &[u8], now: Instant, out: &mut Output) {
-        if let Some(to) = self.endpoint {
-            self.spoke = now;
-            self.counters.sent_bytes += payload.len() as u64;
-            out.push_transmit(to, payload);
+    /// Encrypts a packet into the output, for `path`; `false` while there are no keys.
+    fn seal(&mut self, inner: &[u8], path: Path, ctx: Context<'_>, out: &mut Output) -> bool {
+        let length = (inner.len() + OVERHEAD).max(ROOM_MIN);
+        let room = out.transmit_room(path.overhead() + length);
+        let room = match path {
+            Path::Udp(_) => room,
+            Path::Relay(_) => frame::write(room, self.id, ctx.own),
+        };
+        match self.session.seal(inner, room, ctx.now) {
+            None => false,
+            Some(length) => {
+                self.keep(path.overhead() + length, path, ctx, out);
+                true
+            }
+        }
+    }
+
+    /// Sends a message of the session by `path`.
+    fn transmit(&mut self, message: &[u8], path: Path, ctx: Context<'_>, out: &mut Output) {
+        let length = path.overhead() + message.len();
+        let room = out.transmit_room(length);
+        let room = match path {
+            Path::Udp(_) => room,
+            Path::Relay(_) => frame::write(room, self.id, ctx.own),
+        };
+        room.copy_from_slice(message);
+        self.keep(length, path, ctx, out);
+    }
+
+    /// Keeps what is at the head of the room for datagrams as one for `path`.
+    fn keep(&mut self, length: usize, path: Path, ctx: Context<'_>, out: &mut Output) {
+        let to = match path {
+            Path::Udp(address) => Some(address),
+            Path::Relay(via) => ctx.links().address(via),
+        };
+        let taken = self.paths.current() == Some(path);
+        match to {
+            Some(to) => {
+                out.keep_transmit(to, length);
+                self.counters.sent_bytes += length as u64;
+                if taken {
+                    self.spoke = ctx.now;
+                }
+            }
+            None => {
+                self.count_drop(DropReason::NoRelay, 1);
+                if taken {
+                    self.paths.broken(ctx.now);
+                }
+            }
         }
     }
 
     /// Notes an authentic datagram.
-    fn hear(&mut self, from: SocketAddr, bytes: usize, now: Instant, out: &mut Output) {
+    fn hear(&mut self, path: Path, sign: Sign, bytes: usize, ctx: Context<'_>, out: &mut Output) {
         let peer = self.config.public_key;
         self.counters.received_bytes += bytes as u64;
         if self.silent {
             self.silent = false;
             out.events.push_back(Event::PeerReturned {
                 peer,
-                silence: self.silence(now),
+                silence: self.silence(ctx.now),
             });
         }
-        self.heard = Some(now);
-        if self.endpoint != Some(from) {
-            out.events.push_back(Event::EndpointChanged {
-                peer,
-                from: self.endpoint.replace(from),
-                to: from,
-            });
+        self.heard = Some(ctx.now);
+        if let Some(left) = self.paths.hear(path, sign, ctx.now) {
+            self.moved(left, out);
         }
     }
 
-    fn silence(&self, now: Instant) -> std::time::Duration {
+    /// Tells that another path is taken.
+    fn moved(&self, from: Option<Path>, out: &mut Output) {
+        if let Some(to) = self.paths.current() {
+            let peer = self.config.public_key;
+            out.events.push_back(Event::PathChanged { peer, from, to });
+        }
+    }
+
+    /// Lets the other peers know whether this one can relay for them, and be relayed to.
+    fn publish(&mut self, ctx: Context<'_>) {
+        let ready = self.session.is_ready();
+        let link = self.paths.link(ctx.now).filter(|_| ready);
+        if link != self.link {
+            self.link = link;
+            let mut links = ctx.links.write().unwrap_or_else(PoisonError::into_inner);
+            links.set(self.config.public_key, link);
+        }
+    }
+
+    fn silence(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.heard.unwrap_or(self.added))
     }
 
@@ -295,16 +492,5 @@ impl<S: Session> Peer<S> {
     fn silence_due(&self) -> Option<Instant> {
         (self.config.keepalive.is_some() && !self.silent)
             .then(|| self.heard.map_or(self.added, |heard| heard.max(self.added)) + SILENT_AFTER)
-    }
-}
-
-/// One form for each address: a dual-stack socket shows IPv4 senders as mapped IPv6.
-pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
-            None => addr,
-        },
-        SocketAddr::V4(_) => addr,
     }
 }

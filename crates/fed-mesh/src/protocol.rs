@@ -64,6 +64,9 @@ pub trait Session {
     /// Starts a handshake. `None` while one is under way, whose retries [`Session::tick`] makes.
     fn initiate(&mut self, now: Instant) -> Option<Vec<u8>>;
 
+    /// Starts a handshake anew, even if one is under way: answers to the one before count still.
+    fn retry(&mut self, now: Instant) -> Option<Vec<u8>>;
+
     /// Takes a datagram in. An inner packet goes to the head of `room`, which is as long as the
     /// datagram, and at least [`ROOM_MIN`].
     ///
@@ -112,6 +115,8 @@ pub enum Content {
 pub struct Tick {
     /// A datagram to send.
     pub datagram: Option<Vec<u8>>,
+    /// Whether that asks for an answer: it starts a handshake.
+    pub asks: bool,
     /// Whether the handshake has been given up: packets need not wait for it any longer.
     pub given_up: bool,
 }

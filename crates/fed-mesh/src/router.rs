@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use crate::lane::{Inbound, Outbound};
-use crate::peer::Peer;
+use crate::links::Links;
+use crate::peer::{Context, Peer};
 use crate::route::Routes;
 use crate::{
     DropReason, Drops, MTU, Noise, Output, PeerConfig, PeerStatus, PrivateKey, Protocol, PublicKey,
@@ -31,7 +32,8 @@ const SLOTS: u32 = 1 << 24;
 /// Inner packets are IPv6, of [`Router::mtu`] bytes at most. A packet goes to the peer with the
 /// longest allowed prefix around its destination; a packet from a peer is delivered only if that
 /// peer has the longest prefix around its source. What arrives is for the TUN, whatever its
-/// destination: the router never sends on from peer to peer.
+/// destination: the router never sends inner packets on from peer to peer. What it does pass on,
+/// between peers that it reaches straight, is [relay frames](Path::Relay), which it cannot read.
 pub struct Router<P: Protocol = Noise> {
     protocol: P,
     own: PublicKey,
@@ -40,6 +42,7 @@ pub struct Router<P: Protocol = Noise> {
     slots: HashMap<PublicKey, u32>,
     next_slot: u32,
     routes: Routes,
+    links: RwLock<Links>,
     drops: Mutex<Drops>,
 }
 
@@ -63,6 +66,7 @@ impl<P: Protocol> Router<P> {
             slots: HashMap::new(),
             next_slot: 0,
             routes: Routes::default(),
+            links: RwLock::default(),
             drops: Mutex::default(),
         }
     }
@@ -87,8 +91,8 @@ impl<P: Protocol> Router<P> {
     }
 
     /// Replaces the set of peers. A peer that stays, by its key, keeps its session, its counters
-    /// and, unless its configured endpoint changed, the endpoint it roamed to. A new peer with an
-    /// endpoint is called at once. May change the deadline.
+    /// and its path; new endpoints are tried where that is not direct, or does not work. A new peer
+    /// with endpoints or a keepalive is called at once. May change the deadline.
     ///
     /// # Errors
     /// A set that is ambiguous; nothing is changed then.
@@ -102,6 +106,7 @@ impl<P: Protocol> Router<P> {
         let mut routes = Routes::default();
         let mut staying = BTreeMap::new();
         let mut slots = HashMap::new();
+        write(&self.links).set_members(peers.iter().map(|peer| peer.public_key));
         for peer in peers {
             let known = self.slots.get(&peer.public_key).copied();
             let slot = known.unwrap_or_else(|| self.free_slot());
@@ -109,23 +114,24 @@ impl<P: Protocol> Router<P> {
                 routes.insert(*prefix, slot);
             }
             slots.insert(peer.public_key, slot);
-            let entry = match self.peers.remove(&slot) {
-                Some(mut entry) => {
-                    let old = exclusive(&mut entry);
+            let mut entry = self.peers.remove(&slot);
+            let ctx = self.context(now);
+            match &mut entry {
+                Some(entry) => {
+                    let old = exclusive(entry);
                     if old.config() != &peer {
-                        old.reconfigure(peer, now);
-                        old.greet(now, out);
+                        old.reconfigure(peer, ctx, out);
                     }
-                    entry
                 }
                 None => {
                     let session = self.protocol.session(peer.public_key, slot, now);
-                    let mut new = Peer::new(peer, session, now);
-                    new.initiate(now, out);
-                    Mutex::new(new)
+                    let leads = self.own < peer.public_key;
+                    let mut new = Peer::new(peer, leads, session, now);
+                    new.initiate(ctx, out);
+                    entry = Some(Mutex::new(new));
                 }
-            };
-            staying.insert(slot, entry);
+            }
+            staying.extend(entry.map(|entry| (slot, entry)));
         }
         (self.peers, self.slots, self.routes) = (staying, slots, routes);
         Ok(())
@@ -161,8 +167,9 @@ impl<P: Protocol> Router<P> {
     /// Sends the packets that waited for a handshake which is now complete. To be called when an
     /// output [has some waiting](Output::has_waiting). May change the deadline.
     pub fn send_waiting(&mut self, now: Instant, out: &mut Output) {
+        let ctx = context(self.own, &self.links, now);
         for peer in self.peers.values_mut().map(exclusive) {
-            peer.settle(now, out);
+            peer.settle(ctx, out);
         }
     }
 
@@ -176,15 +183,20 @@ impl<P: Protocol> Router<P> {
 
     /// Does what is due by `now`; an early call does nothing. Changes the deadline.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Output) {
+        let ctx = context(self.own, &self.links, now);
         for peer in self.peers.values_mut().map(exclusive) {
-            peer.tick(now, out);
+            peer.tick(ctx, out);
         }
     }
 
     /// The peers, in the order in which they were added.
     #[must_use]
     pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
-        let status = |peer: &Mutex<Peer<P::Session>>| lock(peer).status(now);
+        let status = |peer: &Mutex<Peer<P::Session>>| {
+            let peer = lock(peer);
+            let relayed = read(&self.links).relayed(peer.config().public_key);
+            peer.status(relayed, now)
+        };
         self.peers.values().map(status).collect()
     }
 
@@ -192,6 +204,11 @@ impl<P: Protocol> Router<P> {
     #[must_use]
     pub fn drops(&self) -> Drops {
         *lock(&self.drops)
+    }
+
+    /// What a peer needs to know of this router.
+    pub(crate) fn context(&self, now: Instant) -> Context<'_> {
+        context(self.own, &self.links, now)
     }
 
     pub(crate) fn protocol(&self) -> &P {
@@ -229,6 +246,14 @@ impl<P: Protocol> Router<P> {
     }
 }
 
+fn context(own: PublicKey, links: &RwLock<Links>, now: Instant) -> Context<'_> {
+    Context {
+        own: own.into(),
+        links,
+        now,
+    }
+}
+
 /// A thread that panicked takes its process along sooner or later; until then the others go on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -236,4 +261,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn exclusive<T>(mutex: &mut Mutex<T>) -> &mut T {
     mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

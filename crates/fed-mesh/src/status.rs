@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::{Ipv6Prefix, PublicKey};
+use crate::{Ipv6Prefix, Path, PublicKey};
 
 /// Packets and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +30,10 @@ pub enum DropReason {
     TooBig,
     /// From the TUN: no peer owns the destination.
     NoRoute,
-    /// From the TUN: the peer has not been heard and has no configured endpoint.
+    /// From the TUN: the peer has not been heard, and there is neither an endpoint nor a relay.
     NoEndpoint,
+    /// To the network: the relay on the path is not reached itself.
+    NoRelay,
     /// From the TUN: too many packets waited for the handshake; the oldest was dropped.
     QueueFull,
     /// From the TUN: the handshake that the packet waited for was given up.
@@ -52,15 +54,20 @@ pub enum DropReason {
     MalformedDecrypted,
     /// From the network: authentic, but sent from an inner address that is not the peer's.
     SourceNotAllowed,
+    /// From the network: to be relayed, but not from or not to a router that is reached straight.
+    RelayRefused,
+    /// From the network: to be relayed beyond [`crate::RELAY_RATE`].
+    RelayBusy,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::MalformedInner,
         Self::TooBig,
         Self::NoRoute,
         Self::NoEndpoint,
+        Self::NoRelay,
         Self::QueueFull,
         Self::HandshakeGivenUp,
         Self::MalformedOuter,
@@ -71,6 +78,8 @@ impl DropReason {
         Self::Replayed,
         Self::MalformedDecrypted,
         Self::SourceNotAllowed,
+        Self::RelayRefused,
+        Self::RelayBusy,
     ];
 }
 
@@ -109,8 +118,12 @@ impl Drops {
 pub struct PeerStatus {
     /// The identity of the peer.
     pub public_key: PublicKey,
-    /// Where the peer was last heard, or is configured to be.
+    /// Where the peer was last heard, if it is reached straight: what it looks like from here.
     pub endpoint: Option<SocketAddr>,
+    /// The path to the peer, once something has come by it.
+    pub path: Option<Path>,
+    /// The smoothed round-trip time of that path, once it has been measured.
+    pub rtt: Option<Duration>,
     /// The inner addresses that belong to the peer.
     pub allowed_ips: Vec<Ipv6Prefix>,
     /// Whether packets can be sent without a handshake.
@@ -123,6 +136,8 @@ pub struct PeerStatus {
     pub inner_sent: Traffic,
     /// Inner packets delivered from the peer.
     pub inner_received: Traffic,
+    /// Datagrams that this router has relayed for the peer, which sent them.
+    pub relayed: Traffic,
     /// What was dropped on the way to or from the peer.
     pub drops: Drops,
     /// Packets that wait for a handshake now.

@@ -296,11 +296,12 @@ fn inbound(shared: &Shared) -> io::Result<()> {
 
 fn log(event: &Event) {
     match event {
-        Event::HandshakeCompleted { peer, endpoint } => {
-            tracing::info!(%peer, %endpoint, "handshake completed");
+        Event::HandshakeCompleted { peer, path } => {
+            tracing::info!(%peer, %path, "handshake completed");
         }
-        Event::EndpointChanged { peer, from, to } => {
-            tracing::info!(%peer, ?from, %to, "peer moved");
+        Event::PathChanged { peer, from, to } => {
+            let from = from.map(|path| path.to_string());
+            tracing::info!(%peer, from, %to, "another path is taken to the peer");
         }
         Event::PeerSilent { peer, silence } => {
             tracing::info!(%peer, seconds = silence.as_secs(), "peer is silent");

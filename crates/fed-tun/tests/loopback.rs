@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use fed_mesh::{Event, KEEPALIVE, PeerConfig, PrivateKey, PublicKey, Router};
+use fed_mesh::{Event, KEEPALIVE, Path, PeerConfig, PrivateKey, PublicKey, Router};
 use fed_tun::{Closed, Driver, Handle, Losses, Offloads, SetPeersFailed};
 use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
@@ -65,7 +65,7 @@ impl Node {
     fn as_peer(&self, endpoint: Option<SocketAddr>) -> PeerConfig {
         PeerConfig {
             public_key: self.key,
-            endpoint,
+            endpoints: endpoint.into_iter().collect(),
             allowed_ips: vec![format!("{}/64", self.inner()).parse().unwrap()],
             keepalive: Some(KEEPALIVE),
         }
@@ -237,7 +237,7 @@ async fn events_tell_who_came() {
     a.handle.set_peers(vec![to_b]).await.unwrap();
     let expected = Event::HandshakeCompleted {
         peer: a.key,
-        endpoint: a.at("127.0.0.1"),
+        path: Path::Udp(a.at("127.0.0.1")),
     };
     while within(events.recv()).await.unwrap() != expected {}
 }

@@ -97,7 +97,7 @@ proptest! {
         let mut router = Node::new(Router::new(bob_key, now));
         let peer = PeerConfig {
             public_key: mad,
-            endpoint: None,
+            endpoints: Vec::new(),
             allowed_ips: vec![Ipv6Prefix::host(INNER[0])],
             keepalive: None,
         };

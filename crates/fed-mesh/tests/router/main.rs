@@ -8,4 +8,5 @@ mod noise;
 #[path = "../sim/packet.rs"]
 mod packet;
 mod pair;
+mod relay;
 mod routing;

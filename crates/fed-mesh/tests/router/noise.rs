@@ -1,6 +1,8 @@
 //! WireGuard between two routers: handshakes, roaming, replay, tampering, keepalives.
 
-use fed_mesh::{DropReason, Event, KEEPALIVE, QUEUE_PACKETS, SILENT_AFTER, TimeoutReason};
+use std::time::Duration;
+
+use fed_mesh::{DropReason, Event, KEEPALIVE, Path, QUEUE_PACKETS, SILENT_AFTER, TimeoutReason};
 
 use crate::packet::ipv6;
 use crate::pair::{INNER, Pair};
@@ -27,9 +29,10 @@ fn packets_wait_for_the_handshake_and_keep_their_order() {
         );
         let completed = Event::HandshakeCompleted {
             peer: pair.routers[1 - node].public_key(),
-            endpoint: pair.outer[1 - node],
+            path: Path::Udp(pair.outer[1 - node]),
         };
         assert_eq!(pair.events(node).last(), Some(&completed));
+        assert_eq!(status.path, Some(Path::Udp(pair.outer[1 - node])));
     }
     let (alice, bob) = (pair.status(0), pair.status(1));
     assert_eq!(
@@ -37,11 +40,15 @@ fn packets_wait_for_the_handshake_and_keep_their_order() {
         (100, 4200)
     );
     assert_eq!(alice.inner_sent, bob.inner_received);
+    // Each has asked whether the path works, and has answered.
+    let asked = 2 * (52 + 32);
     // The initiation of 148 bytes, the keepalive of 32, and 32 around each packet.
-    assert_eq!(alice.sent_bytes, 148 + 32 + 100 * 74);
+    assert_eq!(alice.sent_bytes, 148 + 32 + 100 * 74 + asked);
     assert_eq!(alice.sent_bytes, bob.received_bytes);
     // The response.
-    assert_eq!((bob.sent_bytes, alice.received_bytes), (92, 92));
+    assert_eq!(bob.sent_bytes, 92 + asked);
+    assert_eq!(bob.sent_bytes, alice.received_bytes);
+    assert_eq!(alice.rtt, Some(Duration::ZERO));
 }
 
 #[test]
@@ -101,11 +108,13 @@ fn replays_are_refused() {
     pair.receive(0, &response);
     pair.receive(0, &response);
     assert_eq!(pair.status(0).drops.get(DropReason::HandshakeRefused), 1);
-    for datagram in pair.transmits(0) {
-        pair.receive(1, &datagram);
-        pair.receive(1, &datagram);
+    let datagrams = pair.transmits(0);
+    for datagram in &datagrams {
+        pair.receive(1, datagram);
+        pair.receive(1, datagram);
     }
-    assert_eq!(pair.status(1).drops.get(DropReason::Replayed), 2);
+    let replayed = pair.status(1).drops.get(DropReason::Replayed);
+    assert_eq!(replayed, datagrams.len() as u64);
     assert_eq!(pair.delivered(1), [Pair::packet(0, b"once")]);
     assert_eq!(pair.status(1).handshakes, 1);
 }
@@ -120,10 +129,10 @@ fn a_peer_that_moves_is_followed() {
     pair.pump();
     let to = "198.51.100.7:4000".parse().unwrap();
     let peer = pair.routers[0].public_key();
-    let moved = Event::EndpointChanged {
+    let moved = Event::PathChanged {
         peer,
-        from: Some(before),
-        to,
+        from: Some(Path::Udp(before)),
+        to: Path::Udp(to),
     };
     assert_eq!(pair.events(1), [moved]);
     pair.inner(1, b"so I see");
@@ -131,7 +140,7 @@ fn a_peer_that_moves_is_followed() {
 }
 
 #[test]
-fn the_configured_endpoint_counts_only_when_it_changes() {
+fn a_new_endpoint_is_tried_once_the_path_does_not_answer() {
     let mut pair = Pair::new(Some(KEEPALIVE));
     pair.pump();
     let roamed = "198.51.100.7:4000".parse().unwrap();
@@ -139,24 +148,32 @@ fn the_configured_endpoint_counts_only_when_it_changes() {
     pair.inner(0, b"I have moved");
     pair.pump();
     let status = pair.status(1);
-    let mut config = fed_mesh::PeerConfig {
+    let elsewhere = "192.0.2.99:1".parse().unwrap();
+    let config = fed_mesh::PeerConfig {
         public_key: status.public_key,
-        endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+        endpoints: vec![elsewhere],
         allowed_ips: status.allowed_ips,
         keepalive: None,
     };
     let now = pair.now;
-    pair.routers[1]
-        .set_peers(vec![config.clone()], now)
-        .unwrap();
-    assert_eq!(pair.status(1).endpoint, Some(roamed));
-    config.endpoint = Some("192.0.2.99:1".parse().unwrap());
     pair.routers[1].set_peers(vec![config], now).unwrap();
-    assert_eq!(
-        pair.status(1).endpoint,
-        Some("192.0.2.99:1".parse().unwrap())
-    );
-    assert!(pair.status(1).connected, "the session survives both");
+    assert_eq!(pair.status(1).endpoint, Some(roamed));
+    assert!(pair.status(1).connected, "the session survives");
+    assert_eq!(pair.transmits(1), Vec::<Vec<u8>>::new());
+
+    // Nothing comes back from there any longer.
+    pair.inner(1, b"are you there?");
+    let mut tried = std::collections::BTreeSet::new();
+    for _ in 0..8 {
+        pair.now += Duration::from_millis(500);
+        let now = pair.now;
+        pair.routers[1].handle_timeout(now);
+        tried.extend(
+            std::iter::from_fn(|| pair.routers[1].poll_transmit()).map(|transmit| transmit.to),
+        );
+    }
+    assert_eq!(tried.into_iter().collect::<Vec<_>>(), [elsewhere, roamed]);
+    assert_eq!(pair.status(1).endpoint, Some(roamed));
 }
 
 #[test]
@@ -190,7 +207,7 @@ fn a_removed_peer_is_a_stranger() {
     let bob = pair.routers[1].public_key();
     let mut config = fed_mesh::PeerConfig {
         public_key: bob,
-        endpoint: Some(pair.outer[1]),
+        endpoints: vec![pair.outer[1]],
         allowed_ips: Vec::new(),
         keepalive: Some(KEEPALIVE),
     };
@@ -239,10 +256,11 @@ fn a_quiet_peer_is_greeted_and_its_silence_told() {
     let now = pair.now;
     pair.routers[0].handle_timeout(now);
     let greeting = pair.transmits(0);
-    assert_eq!(greeting.iter().map(Vec::len).collect::<Vec<_>>(), [32]);
-    assert_eq!(pair.status(0).sent_bytes, sent + 32);
+    // It is asked whether the path works, because it has shown that it answers.
+    assert_eq!(greeting.iter().map(Vec::len).collect::<Vec<_>>(), [84]);
+    assert_eq!(pair.status(0).sent_bytes, sent + 84);
     pair.receive(1, &greeting[0]);
-    assert_eq!(pair.status(1).last_heard, Some(std::time::Duration::ZERO));
+    assert_eq!(pair.status(1).last_heard, Some(Duration::ZERO));
 
     // Nothing comes back to alice.
     pair.events(0);

@@ -34,7 +34,11 @@ impl Pair {
         for node in [0, 1] {
             let peer = PeerConfig {
                 public_key: keys[1 - node].public_key(),
-                endpoint: (node == 0 || keepalive.is_some()).then_some(outer[1 - node]),
+                endpoints: if node == 0 || keepalive.is_some() {
+                    vec![outer[1 - node]]
+                } else {
+                    Vec::new()
+                },
                 allowed_ips: vec![fed_mesh::Ipv6Prefix::host(INNER[1 - node])],
                 keepalive,
             };

@@ -54,6 +54,10 @@ impl Session for PlainSession {
         None
     }
 
+    fn retry(&mut self, _now: Instant) -> Option<Vec<u8>> {
+        None
+    }
+
     fn open(
         &mut self,
         datagram: &[u8],
@@ -115,7 +119,7 @@ fn peers() -> impl Strategy<Value = Vec<PeerConfig>> {
             prefixes.retain(|prefix| taken.insert(*prefix));
             PeerConfig {
                 public_key: key(peer),
-                endpoint: Some(endpoint(peer)),
+                endpoints: vec![endpoint(peer)],
                 allowed_ips: prefixes,
                 keepalive: None,
             }
@@ -224,7 +228,7 @@ fn ambiguous_sets_are_refused_and_change_nothing() {
     let now = Instant::now();
     let config = |peer, prefix: &str| PeerConfig {
         public_key: key(peer),
-        endpoint: Some(endpoint(peer)),
+        endpoints: vec![endpoint(peer)],
         allowed_ips: vec![prefix.parse().unwrap()],
         keepalive: None,
     };
@@ -273,7 +277,7 @@ fn packets_that_do_not_fit_are_counted() {
     let mut router = router(
         &[PeerConfig {
             public_key: key(1),
-            endpoint: None,
+            endpoints: Vec::new(),
             allowed_ips: vec!["::/0".parse().unwrap()],
             keepalive: None,
         }],

@@ -253,6 +253,10 @@ impl Session for ToySession {
         self.initiation.is_none().then(|| self.initiation(now))
     }
 
+    fn retry(&mut self, now: Instant) -> Option<Vec<u8>> {
+        Some(self.initiation(now))
+    }
+
     fn open(
         &mut self,
         datagram: &[u8],
@@ -289,13 +293,13 @@ impl Session for ToySession {
                 tick.given_up = true;
             }
             Some(initiation) if initiation.last + REKEY_TIMEOUT <= now => {
-                tick.datagram = Some(self.initiation(now));
+                (tick.datagram, tick.asks) = (Some(self.initiation(now)), true);
             }
             Some(_) => {}
             None => {
                 if stale || self.unanswered.is_some_and(|at| at + NO_ANSWER <= now) {
                     self.unanswered = None;
-                    tick.datagram = Some(self.initiation(now));
+                    (tick.datagram, tick.asks) = (Some(self.initiation(now)), true);
                 }
             }
         }

@@ -231,7 +231,7 @@ pub(crate) fn config(node: usize) -> PeerConfig {
     let prefix = Ipv6Prefix::new(inner(node), 64).expect("a length below 128");
     PeerConfig {
         public_key: key(node),
-        endpoint: Some(Network::address(node)),
+        endpoints: vec![Network::address(node)],
         allowed_ips: vec![prefix],
         keepalive: Some(KEEPALIVE),
     }

@@ -75,14 +75,14 @@ impl Mesh {
                 .map_err(|error| format!("peer {:?}: {error}", peer.member))?;
             let prefix = Ipv6Prefix::new(self.federation.subnet(peer.member), SUBNET_LEN)
                 .map_err(|error| error.to_string())?;
-            let endpoint = match &peer.endpoint {
-                None => None,
-                Some(endpoint) => Some(resolve(endpoint).await?),
+            let endpoints = match &peer.endpoint {
+                None => Vec::new(),
+                Some(endpoint) => resolve(endpoint).await?,
             };
             keys.insert(peer.member, public_key);
             configs.push(PeerConfig {
                 public_key,
-                endpoint,
+                endpoints,
                 allowed_ips: vec![prefix],
                 keepalive: Some(KEEPALIVE),
             });
@@ -134,12 +134,15 @@ impl Mesh {
     }
 }
 
-async fn resolve(endpoint: &str) -> Result<SocketAddr, String> {
+/// All addresses of `host:port`, IPv4 and IPv6.
+async fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, String> {
     let wrong = |reason: String| format!("endpoint {endpoint:?} does not resolve: {reason}");
-    let mut addresses = tokio::net::lookup_host(endpoint)
+    let addresses = tokio::net::lookup_host(endpoint)
         .await
         .map_err(|error| wrong(error.to_string()))?;
-    addresses
-        .next()
-        .ok_or_else(|| wrong("no address".to_owned()))
+    let addresses: Vec<_> = addresses.collect();
+    if addresses.is_empty() {
+        return Err(wrong("no address".to_owned()));
+    }
+    Ok(addresses)
 }

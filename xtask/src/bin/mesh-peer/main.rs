@@ -129,7 +129,7 @@ fn peer(line: &str) -> Result<PeerConfig> {
     let prefixes = words.map(|word| word.parse().map_err(anyhow::Error::from));
     Ok(PeerConfig {
         public_key: key.parse()?,
-        endpoint: Some(endpoint.parse()?),
+        endpoints: vec![endpoint.parse()?],
         allowed_ips: prefixes.collect::<Result<_>>()?,
         keepalive: Some(KEEPALIVE),
     })

@@ -1,0 +1,226 @@
+//! Which routers this one reaches straight, for relaying in both roles.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::frame::{Frame, HEADER, RouterId};
+use crate::{DropReason, PublicKey, RELAY_BURST, RELAY_RATE, Traffic};
+
+/// The routers of the federation, and where those are that are reached straight.
+///
+/// It has a lock of its own, which is taken last: a peer is locked already while it asks here.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    routers: HashMap<RouterId, Linked>,
+    by_address: HashMap<SocketAddr, RouterId>,
+    /// The routers that are reached straight, in the order of their keys.
+    relays: Vec<PublicKey>,
+}
+
+#[derive(Debug)]
+struct Linked {
+    key: PublicKey,
+    address: Option<SocketAddr>,
+    budget: Mutex<Budget>,
+}
+
+/// What one router may have relayed: a token bucket of bytes.
+#[derive(Debug)]
+struct Budget {
+    bytes: u64,
+    filled: Option<Instant>,
+    relayed: Traffic,
+}
+
+impl Budget {
+    fn spend(&mut self, bytes: usize, now: Instant) -> bool {
+        let filled = self.filled.replace(now).unwrap_or(now);
+        let elapsed = now
+            .saturating_duration_since(filled)
+            .min(Duration::from_secs(60));
+        let earned = elapsed.as_micros() * u128::from(RELAY_RATE) / 1_000_000;
+        let earned = u64::try_from(earned).unwrap_or(RELAY_BURST);
+        self.bytes = self.bytes.saturating_add(earned).min(RELAY_BURST);
+        match self.bytes.checked_sub(bytes as u64) {
+            Some(rest) => {
+                self.bytes = rest;
+                self.relayed.add(bytes);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Links {
+    /// Takes a new set of routers; those that stay keep where they are.
+    pub(crate) fn set_members(&mut self, keys: impl Iterator<Item = PublicKey>) {
+        let mut before = std::mem::take(&mut self.routers);
+        for key in keys {
+            let id = RouterId::from(key);
+            let linked = before.remove(&id).unwrap_or_else(|| Linked {
+                key,
+                address: None,
+                budget: Mutex::new(Budget {
+                    bytes: RELAY_BURST,
+                    filled: None,
+                    relayed: Traffic::default(),
+                }),
+            });
+            self.routers.insert(id, linked);
+        }
+        self.index();
+    }
+
+    /// Notes where a router is reached straight, or that it no longer is.
+    pub(crate) fn set(&mut self, key: PublicKey, address: Option<SocketAddr>) {
+        if let Some(linked) = self.routers.get_mut(&RouterId::from(key)) {
+            linked.address = address;
+            self.index();
+        }
+    }
+
+    fn index(&mut self) {
+        let straight = self
+            .routers
+            .iter()
+            .filter_map(|(id, linked)| Some((linked.address?, *id, linked.key)));
+        let straight: Vec<_> = straight.collect();
+        self.by_address = straight.iter().map(|(at, id, _)| (*at, *id)).collect();
+        self.relays = straight.into_iter().map(|(_, _, key)| key).collect();
+        self.relays.sort_unstable();
+    }
+
+    /// The routers that could relay, in the order of their keys.
+    pub(crate) fn relays(&self) -> &[PublicKey] {
+        &self.relays
+    }
+
+    /// Where a router is reached straight.
+    pub(crate) fn address(&self, key: PublicKey) -> Option<SocketAddr> {
+        self.routers.get(&RouterId::from(key))?.address
+    }
+
+    /// The router that is reached straight at this address.
+    pub(crate) fn router_at(&self, address: SocketAddr) -> Option<PublicKey> {
+        let id = self.by_address.get(&address)?;
+        self.routers.get(id).map(|linked| linked.key)
+    }
+
+    /// Where to pass on a frame that came from `address`.
+    ///
+    /// # Errors
+    /// The frame is not from where its source is, for nobody who is reached straight, or too much.
+    pub(crate) fn forward(
+        &self,
+        address: SocketAddr,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<SocketAddr, DropReason> {
+        let source = self.by_address.get(&address);
+        let from = source.filter(|id| **id == frame.from && frame.from != frame.to);
+        let from = from.and_then(|id| self.routers.get(id));
+        let to = self.routers.get(&frame.to).and_then(|to| to.address);
+        let (Some(from), Some(to)) = (from, to) else {
+            return Err(DropReason::RelayRefused);
+        };
+        let mut budget = from.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        if budget.spend(HEADER + frame.message.len(), now) {
+            Ok(to)
+        } else {
+            Err(DropReason::RelayBusy)
+        }
+    }
+
+    /// What has been relayed for a router so far.
+    pub(crate) fn relayed(&self, key: PublicKey) -> Traffic {
+        let linked = self.routers.get(&RouterId::from(key));
+        linked.map_or_else(Traffic::default, |linked| {
+            let budget = linked.budget.lock().unwrap_or_else(PoisonError::into_inner);
+            budget.relayed
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> PublicKey {
+        PublicKey::from_bytes([byte; 32])
+    }
+
+    fn at(host: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, host], 51_820))
+    }
+
+    fn frame(to: u8, from: u8) -> Frame<'static> {
+        Frame {
+            to: key(to).into(),
+            from: key(from).into(),
+            message: &[4; 1000],
+        }
+    }
+
+    fn links() -> Links {
+        let mut links = Links::default();
+        links.set_members([1, 2, 3].into_iter().map(key));
+        links.set(key(1), Some(at(1)));
+        links.set(key(2), Some(at(2)));
+        links
+    }
+
+    #[test]
+    fn frames_pass_between_routers_that_are_reached_straight_only() {
+        let links = links();
+        let now = Instant::now();
+        assert_eq!(links.forward(at(1), &frame(2, 1), now), Ok(at(2)));
+        let refused = Err(DropReason::RelayRefused);
+        // Not from where its source is; from nobody; to nobody; to one not reached; to itself.
+        assert_eq!(links.forward(at(2), &frame(2, 1), now), refused);
+        assert_eq!(links.forward(at(9), &frame(2, 1), now), refused);
+        assert_eq!(links.forward(at(1), &frame(9, 1), now), refused);
+        assert_eq!(links.forward(at(1), &frame(3, 1), now), refused);
+        assert_eq!(links.forward(at(1), &frame(1, 1), now), refused);
+        assert_eq!(links.relayed(key(1)).packets, 1);
+        assert_eq!(links.relays(), [key(1), key(2)]);
+    }
+
+    #[test]
+    fn no_router_has_more_relayed_than_its_rate() {
+        let links = links();
+        let start = Instant::now();
+        let passed = |now| {
+            let mut bytes = 0;
+            while links.forward(at(1), &frame(2, 1), now).is_ok() {
+                bytes += 1016;
+            }
+            bytes
+        };
+        let near = |bytes: u64, expected: u64| bytes.abs_diff(expected) <= 1016;
+        assert!(near(passed(start), RELAY_BURST));
+        assert_eq!(
+            links.forward(at(1), &frame(2, 1), start),
+            Err(DropReason::RelayBusy)
+        );
+        let later = start + Duration::from_millis(10);
+        assert!(near(passed(later), RELAY_RATE / 100));
+        // Others have budgets of their own.
+        assert!(links.forward(at(2), &frame(1, 2), later).is_ok());
+    }
+
+    #[test]
+    fn who_is_removed_is_unknown() {
+        let mut links = links();
+        links.set_members([1, 3].into_iter().map(key));
+        let now = Instant::now();
+        assert_eq!(
+            links.forward(at(1), &frame(2, 1), now),
+            Err(DropReason::RelayRefused)
+        );
+        assert_eq!(links.router_at(at(2)), None);
+        assert_eq!(links.router_at(at(1)), Some(key(1)));
+    }
+}

@@ -1,0 +1,472 @@
+//! Routers behind gates on virtual time, an operator that tells them of one another, and traffic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use fed_mesh::{
+    Event, Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PublicKey, Reflexive, Router, Sighting,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::gate::Gate;
+use crate::model::{Expected, Kind, Model};
+use crate::node::{Node, Transmit};
+use crate::packet::ipv6;
+use crate::toy::Toy;
+
+/// How often each router sends to a few others.
+const PERIOD: Duration = Duration::from_secs(1);
+const OTHERS: usize = 3;
+
+/// How often the operator tells routers what others see of them.
+const TELLING: Duration = Duration::from_secs(5);
+
+/// A datagram longer than this is lost: a relayed packet of 1280 bytes just fits.
+const DATAGRAM_MAX: usize = fed_mesh::MTU + 32 + 16;
+
+const STEPS_MAX: u64 = 5_000_000;
+
+/// How bad the network is: shares from 0 to 1, and milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    pub(crate) loss: f64,
+    pub(crate) repeat: f64,
+    pub(crate) delay: (u64, u64),
+}
+
+impl Weather {
+    pub(crate) const CALM: Self = Self {
+        loss: 0.0,
+        repeat: 0.0,
+        delay: (20, 21),
+    };
+    pub(crate) const FOUL: Self = Self {
+        loss: 0.03,
+        repeat: 0.02,
+        delay: (5, 100),
+    };
+}
+
+struct Flying {
+    from: SocketAddr,
+    to: SocketAddr,
+    sender: usize,
+    payload: Vec<u8>,
+}
+
+/// A packet that was delivered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) at: Duration,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+}
+
+pub(crate) struct World {
+    pub(crate) model: Model,
+    pub(crate) seed: u64,
+    start: Instant,
+    pub(crate) now: Duration,
+    weather: Weather,
+    rng: StdRng,
+    routers: Vec<Node<Toy>>,
+    deadlines: Vec<Option<Duration>>,
+    gates: Vec<Gate>,
+    hosts: BTreeMap<Ipv4Addr, usize>,
+    next_host: u32,
+    flying: BTreeMap<(Duration, u64), Flying>,
+    sent: u64,
+    traffic: Duration,
+    telling: Duration,
+    told: Vec<Vec<SocketAddr>>,
+    number: u64,
+    seen: BTreeSet<(usize, u64)>,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) events: Vec<(Duration, usize, Event)>,
+    pub(crate) steps: u64,
+}
+
+impl World {
+    pub(crate) fn new(kinds: Vec<Kind>, weather: Weather, seed: u64) -> Self {
+        let count = kinds.len();
+        let mut world = Self {
+            seed,
+            start: Instant::now(),
+            now: Duration::ZERO,
+            weather,
+            rng: StdRng::seed_from_u64(seed),
+            routers: Vec::new(),
+            deadlines: vec![None; count],
+            gates: Vec::new(),
+            hosts: BTreeMap::new(),
+            next_host: 0,
+            flying: BTreeMap::new(),
+            sent: 0,
+            traffic: Duration::ZERO,
+            telling: Duration::from_secs(1),
+            told: vec![Vec::new(); count],
+            number: 0,
+            seen: BTreeSet::new(),
+            deliveries: Vec::new(),
+            events: Vec::new(),
+            steps: 0,
+            model: Model {
+                kinds,
+                ..Model::default()
+            },
+        };
+        for node in 0..count {
+            let host = world.new_host(node);
+            let gate = Gate::new(world.model.kinds[node], host);
+            world.told[node].extend(gate.address());
+            world.gates.push(gate);
+        }
+        for node in 0..count {
+            let router = world.router(node);
+            world.routers.push(router);
+            world.flush(node);
+        }
+        world
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.gates.len()
+    }
+
+    /// The router is started anew with the same identity.
+    pub(crate) fn restart(&mut self, node: usize) {
+        self.routers[node] = self.router(node);
+        self.flush(node);
+    }
+
+    /// The router's NAT gets another address and forgets all flows; an open router moves.
+    pub(crate) fn move_house(&mut self, node: usize) {
+        let host = self.new_host(node);
+        self.gates[node].renew(host);
+    }
+
+    pub(crate) fn random(&mut self, below: usize) -> usize {
+        self.rng.random_range(0..below)
+    }
+
+    /// Sends one packet between all pairs, in both directions.
+    pub(crate) fn full_round(&mut self) {
+        for from in 0..self.count() {
+            for to in (0..self.count()).filter(|to| *to != from) {
+                self.send_inner(from, to);
+            }
+        }
+    }
+
+    pub(crate) fn send_inner(&mut self, from: usize, to: usize) {
+        self.number += 1;
+        let payload = payload(self.seed, from, to, self.number);
+        let packet = ipv6(inner(from), inner(to), &payload);
+        let instant = self.instant();
+        self.routers[from].handle_inner(&packet, instant);
+        self.flush(from);
+    }
+
+    /// The path by which one router reaches another, if it has a session.
+    pub(crate) fn path(&self, from: usize, to: usize) -> Option<Path> {
+        let peers = self.routers[from].peers(self.instant());
+        let peer = peers.into_iter().find(|peer| peer.public_key == key(to));
+        peer.filter(|peer| peer.connected)?.path
+    }
+
+    /// Holds the paths of all pairs against the model.
+    pub(crate) fn check_paths(&self, when: &str) {
+        let mut wrong = Vec::new();
+        for from in 0..self.count() {
+            let peers = self.routers[from].peers(self.instant());
+            for to in (0..self.count()).filter(|to| *to != from) {
+                let peer = peers.iter().find(|peer| peer.public_key == key(to));
+                let path = peer
+                    .filter(|peer| peer.connected)
+                    .and_then(|peer| peer.path);
+                let expected = self.model.expected(from, to);
+                let right = match (expected, path) {
+                    (Expected::Direct, Some(Path::Udp(_))) => true,
+                    (Expected::Relayed, Some(Path::Relay(relay))) => {
+                        let relay = (0..self.count()).find(|node| key(*node) == relay);
+                        relay.is_some_and(|relay| {
+                            self.model.expected(from, relay) == Expected::Direct
+                                && self.model.expected(relay, to) == Expected::Direct
+                        })
+                    }
+                    // What cannot be is seen by what is delivered.
+                    (Expected::Nothing, _) => true,
+                    (Expected::Direct | Expected::Relayed, _) => false,
+                };
+                if !right {
+                    let kinds = (self.model.kinds[from], self.model.kinds[to]);
+                    wrong.push(format!(
+                        "{from} to {to} {kinds:?}: {expected:?}, has {path:?}"
+                    ));
+                }
+            }
+        }
+        assert!(
+            wrong.is_empty(),
+            "seed {}, {when}, at {:?}: {} of {} wrong\n{}",
+            self.seed,
+            self.now,
+            wrong.len(),
+            self.count() * (self.count() - 1),
+            wrong.join("\n")
+        );
+    }
+
+    /// Holds what was delivered since `since` against the model: something between all that can
+    /// have it, nothing between the others.
+    pub(crate) fn check_deliveries(&self, since: Duration, when: &str) {
+        let pairs: BTreeSet<(usize, usize)> = self
+            .deliveries
+            .iter()
+            .filter(|delivery| delivery.at >= since)
+            .map(|delivery| (delivery.from, delivery.to))
+            .collect();
+        for from in 0..self.count() {
+            for to in (0..self.count()).filter(|to| *to != from) {
+                let possible = self.model.expected(from, to) != Expected::Nothing;
+                assert_eq!(
+                    pairs.contains(&(from, to)),
+                    possible,
+                    "seed {}, {when}: {from} to {to}, {:?}, by {:?}",
+                    self.seed,
+                    self.model.expected(from, to),
+                    self.path(from, to),
+                );
+            }
+        }
+    }
+
+    /// Lets virtual time run for so long.
+    pub(crate) fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let timeouts = self.deadlines.iter().copied().flatten();
+            let arrival = self.flying.first_key_value().map(|((at, _), _)| *at);
+            let next = timeouts
+                .chain(arrival)
+                .chain([self.traffic, self.telling])
+                .min();
+            let next = next.expect("there is always traffic to come");
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(next);
+            self.step();
+            self.steps += 1;
+            assert!(self.steps < STEPS_MAX, "seed {}: stands still", self.seed);
+        }
+    }
+
+    fn instant(&self) -> Instant {
+        self.start + self.now
+    }
+
+    fn step(&mut self) {
+        let instant = self.instant();
+        if let Some(entry) = self.flying.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let flying = entry.remove();
+            self.arrive(flying);
+            return;
+        }
+        for node in 0..self.count() {
+            if self.deadlines[node].is_some_and(|due| due <= self.now) {
+                self.routers[node].handle_timeout(instant);
+                self.flush(node);
+                let next = self.deadlines[node];
+                assert!(
+                    next.is_none_or(|at| at > self.now),
+                    "a timeout is left overdue"
+                );
+            }
+        }
+        if self.telling <= self.now {
+            self.telling = self.now + TELLING;
+            self.tell();
+        }
+        if self.traffic <= self.now {
+            self.traffic = self.now + PERIOD;
+            for from in 0..self.count() {
+                for _ in 0..OTHERS {
+                    let to = self.random(self.count());
+                    if to != from {
+                        self.send_inner(from, to);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The operator collects what routers see of one another, and tells all of it to all.
+    fn tell(&mut self) {
+        let instant = self.instant();
+        let mut sightings = vec![Vec::new(); self.count()];
+        for by in 0..self.count() {
+            for peer in self.routers[by].peers(instant) {
+                let recent = peer.last_heard.is_some_and(|ago| ago < KEEPALIVE);
+                let Some(at) = peer.endpoint.filter(|_| recent) else {
+                    continue;
+                };
+                let node = (0..self.count()).find(|node| key(*node) == peer.public_key);
+                let node = node.expect("peers are nodes");
+                sightings[node].push(Sighting { by: key(by), at });
+            }
+        }
+        let told = |(gate, sightings): (&Gate, &Vec<Sighting>)| {
+            let mut addresses: Vec<SocketAddr> = gate.address().into_iter().collect();
+            addresses.extend(Reflexive::of(sightings).addresses);
+            addresses
+        };
+        self.told = self.gates.iter().zip(&sightings).map(told).collect();
+        for node in 0..self.count() {
+            let peers = self.peers(node);
+            self.routers[node]
+                .set_peers(peers, instant)
+                .expect("distinct peers");
+            self.flush(node);
+        }
+    }
+
+    fn peers(&self, node: usize) -> Vec<PeerConfig> {
+        let others = (0..self.count()).filter(|peer| *peer != node);
+        others
+            .map(|peer| PeerConfig {
+                public_key: key(peer),
+                endpoints: self.told[peer].clone(),
+                allowed_ips: vec![Ipv6Prefix::new(inner(peer), 64).expect("below 128")],
+                keepalive: Some(KEEPALIVE),
+            })
+            .collect()
+    }
+
+    fn router(&self, node: usize) -> Node<Toy> {
+        let toy = Toy {
+            own: key(node),
+            epoch: self.start,
+        };
+        let mut router = Node::new(Router::with_protocol(toy, self.instant()));
+        router
+            .set_peers(self.peers(node), self.instant())
+            .expect("distinct peers");
+        router
+    }
+
+    fn new_host(&mut self, node: usize) -> Ipv4Addr {
+        self.next_host += 1;
+        let host = Ipv4Addr::from(0xc612_0000 + self.next_host);
+        self.hosts.insert(host, node);
+        host
+    }
+
+    fn send(&mut self, node: usize, transmit: Transmit) {
+        assert!(
+            transmit.payload.len() <= DATAGRAM_MAX,
+            "seed {}: a datagram of {} bytes",
+            self.seed,
+            transmit.payload.len()
+        );
+        let from = self.gates[node].leave(transmit.to, self.now);
+        if self.rng.random_bool(self.weather.loss) {
+            return;
+        }
+        let copies = 1 + usize::from(self.rng.random_bool(self.weather.repeat));
+        for _ in 0..copies {
+            let (least, most) = self.weather.delay;
+            let delay = self.rng.random_range(least..most);
+            self.sent += 1;
+            let flying = Flying {
+                from,
+                to: transmit.to,
+                sender: node,
+                payload: transmit.payload.clone(),
+            };
+            let arrival = self.now + Duration::from_millis(delay);
+            self.flying.insert((arrival, self.sent), flying);
+        }
+    }
+
+    fn arrive(&mut self, flying: Flying) {
+        let IpAddr::V4(host) = flying.to.ip() else {
+            return;
+        };
+        let Some(node) = self.hosts.get(&host).copied() else {
+            return;
+        };
+        let gate = &self.gates[node];
+        let admitted = gate.host() == host
+            && self.model.passes(flying.sender, node)
+            && gate.admits(flying.from, flying.to.port(), self.now);
+        if admitted {
+            let instant = self.instant();
+            self.routers[node].handle_datagram(flying.from, &flying.payload, instant);
+            self.flush(node);
+        }
+    }
+
+    /// Moves out what a router hands out, and holds it against what was sent.
+    fn flush(&mut self, node: usize) {
+        while let Some(transmit) = self.routers[node].poll_transmit() {
+            self.send(node, transmit);
+        }
+        while let Some(event) = self.routers[node].poll_event() {
+            self.events.push((self.now, node, event));
+        }
+        while let Some(packet) = self.routers[node].poll_deliver() {
+            let (from, number) = read(&packet);
+            let sent = payload(self.seed, from, node, number);
+            assert_eq!(packet, ipv6(inner(from), inner(node), &sent), "at {node}");
+            let first = self.seen.insert((node, number));
+            assert!(first, "seed {}: packet {number} came twice", self.seed);
+            let delivery = Delivery {
+                at: self.now,
+                from,
+                to: node,
+            };
+            self.deliveries.push(delivery);
+        }
+        let due = self.routers[node].poll_timeout();
+        self.deadlines[node] = due.map(|(at, _)| at.duration_since(self.start));
+    }
+}
+
+pub(crate) fn key(node: usize) -> PublicKey {
+    PublicKey::from_bytes([byte(node + 1); 32])
+}
+
+fn inner(node: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, u16::from(byte(node)), 0, 0, 0, 1)
+}
+
+fn byte(number: usize) -> u8 {
+    u8::try_from(number).expect("some dozens of nodes")
+}
+
+/// Where it comes from, its number, and bytes that differ for each packet of each run. Every
+/// sixteenth is as long as packets may be.
+fn payload(seed: u64, from: usize, to: usize, number: u64) -> Vec<u8> {
+    let mut payload = vec![byte(from)];
+    payload.extend(number.to_le_bytes());
+    let mix = seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (to as u64) << 32;
+    let length = if number.is_multiple_of(16) {
+        fed_mesh::MTU - 49
+    } else {
+        16
+    };
+    payload.extend(mix.to_le_bytes().into_iter().cycle().take(length));
+    payload
+}
+
+fn read(packet: &[u8]) -> (usize, u64) {
+    let payload = packet.get(40..).expect("a whole header");
+    let number = payload[1..9].try_into().expect("eight bytes");
+    (usize::from(payload[0]), u64::from_le_bytes(number))
+}
