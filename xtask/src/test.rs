@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// The developer's loop: leave out the slow steps and the tests marked slow
     #[arg(long)]
     quick: bool,
+    /// Repeat what may grow with time: 200 rounds of up and down instead of a few
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
     /// Run this step alone (may be given more than once)
     #[arg(long, value_name = "STEP", value_parser = steps::names())]
     only: Vec<String>,
@@ -43,6 +46,7 @@ pub(crate) struct Arguments {
 struct Ground {
     root: PathBuf,
     quick: bool,
+    long: bool,
     ci: bool,
     filter: Option<String>,
     venv: OnceCell<Venv>,
@@ -67,6 +71,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
     let ground = Ground {
         root: root.to_path_buf(),
         quick: arguments.quick,
+        long: arguments.long,
         ci: is_ci(std::env::var("CI").ok().as_deref()),
         filter: arguments.filter.clone(),
         venv: OnceCell::new(),
@@ -140,7 +145,9 @@ fn attempt(ground: &Ground, step: &Step) -> Result<Outcome> {
         .root
         .join("target/test-logs")
         .join(format!("{}.log", step.name));
-    let mut log = Log::create(&path, step.limit)?;
+    // The long form runs the same steps, with more to do in each.
+    let limit = step.limit * if ground.long { 3 } else { 1 };
+    let mut log = Log::create(&path, limit)?;
     let result = (step.action)(ground, &mut log);
     if let Err(error) = &result {
         log.note(&format!("{error:#}"))?;
@@ -202,6 +209,7 @@ mod tests {
         Ground {
             root: PathBuf::new(),
             quick: false,
+            long: false,
             ci,
             filter: None,
             venv: OnceCell::new(),

@@ -227,6 +227,9 @@ fn run_pytest(ground: &Ground, log: &mut Log, folder: &str) -> Result<()> {
     if ground.quick {
         command.args(["-m", "not slow"]);
     }
+    if ground.long {
+        command.env("FED_TEST_LONG", "1");
+    }
     if let Some(name) = &ground.filter {
         command.args(["-k", name]);
     }
