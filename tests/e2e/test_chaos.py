@@ -20,7 +20,7 @@ import pytest
 from tests.e2e import notebook as notebooks
 from tests.e2e import programs
 from tests.e2e import world as worlds
-from tests.e2e.chaos.cases import IN_A_COMPUTATION, ON_THE_WAY_UP, RIGHT, Case
+from tests.e2e.chaos.cases import IN_A_COMPUTATION, ON_THE_WAY_UP, RIGHT, UP, Case
 from tests.e2e.chaos.faults import VICTIM, mend
 from tests.e2e.lab import ROOT
 from tests.e2e.leftovers import Before
@@ -140,13 +140,23 @@ def test_on_the_way_up(calm: World, case: Case) -> None:
     assert any(case.step in line for line in up.stderr), f"fed up never said {case.step!r}"
     begun = time.monotonic()
     case.fault(calm)
+    if case.saw == UP:
+        assert up.stdout is not None
+        assert "is up" in up.stdout.readline()
+        answered = time.monotonic() - begun
+        up.send_signal(signal.SIGINT)
     told = up.stderr.read()
-    assert up.wait(timeout=ANSWER) != 0
-    answered = time.monotonic() - begun
-    errors = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert len(errors) <= 1
-    saw = errors[0] if errors else ""
-    assert re.search(case.saw, saw), told
+    code = up.wait(timeout=ANSWER)
+    if case.saw == UP:
+        assert code == 0, told
+        saw = UP
+    else:
+        answered = time.monotonic() - begun
+        assert code != 0, told
+        errors = [line for line in told.splitlines() if line.startswith("error: ")]
+        assert len(errors) <= 1
+        saw = errors[0] if errors else ""
+        assert re.search(case.saw, saw), told
     if case.after:
         case.after(calm)
     _clean(calm, before, agent)

@@ -46,7 +46,7 @@ pub(crate) fn run(root: &Path) -> Result<ExitCode> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     std::fs::write(&record, "").with_context(|| format!("cannot write {}", record.display()))?;
     let mut log = Log::create(&root.join("target/chaos/log"), LIMIT)?;
-    console::progress("building fed, and taking parts from federations (about five minutes)");
+    console::progress("building fed, and taking parts from federations (about ten minutes)");
     let build = ["build", "--locked", "-p", "fed-cli", "-p", "fed-testkit"];
     log.run(Command::new("cargo").args(build).current_dir(root))?;
     let mut tests = venv.module("pytest");
@@ -129,7 +129,8 @@ federation, `fed down` or Ctrl-C included. Every test run checks that each row e
 
 const TAIL: &str = "
 An answer after 30 s and more is Dask's: it takes that long to give up on a peer that is silent
-instead of gone. A worker that ends by itself is replaced within seconds, and a site that was cut off
+instead of gone. A site whose lease could not be renewed is given up by the scheduler when a sixth of
+the lease is left, before the site ends its part. A worker that ends by itself is replaced within seconds, and a site that was cut off
 for longer rejoins with new workers as long as its lease lasts (tests/e2e/test_recovery.py).
 ";
 

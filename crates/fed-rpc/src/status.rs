@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -9,6 +10,9 @@ use tonic::{Code, Status};
 
 use crate::client::ConnectError;
 
+/// How the message of [`Reason::UnknownFederation`] begins where the site knows why the federation
+/// has ended; the reason follows.
+pub const ENDED_HERE: &str = "the federation has ended here: ";
 /// Metadata in which a [`Reason`] travels.
 const REASON_KEY: &str = "fed-reason";
 /// Longest message that is sent, in bytes. It travels in an HTTP/2 header, percent-encoded (up to
@@ -197,7 +201,7 @@ impl From<Status> for CallError {
         }
         if from_transport && matches!(code, Code::Unavailable | Code::Unknown | Code::Internal) {
             return Self::Broken {
-                message: chain(&status).last().map_or(message, ToString::to_string),
+                message: chain(&status).last().map_or(message, said_by_transport),
             };
         }
         Self::Other {
@@ -205,6 +209,17 @@ impl From<Status> for CallError {
             message,
             reason: reason.map(str::to_owned),
         }
+    }
+}
+
+/// The sentence of an error of the transport. rustls's own for an end of file speaks of its
+/// callers' code.
+fn said_by_transport(error: &(dyn StdError + 'static)) -> String {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "it ended without a word, as when the agent is killed".to_owned()
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -284,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_error_is_told_with_its_sources() {
-        let inner = std::io::Error::new(std::io::ErrorKind::NotFound, "no such device");
+        let inner = io::Error::new(io::ErrorKind::NotFound, "no such device");
         let error = UnreachableDevice { source: inner };
         let refusal = Refusal::from_error(Reason::SiteNotReady, &error);
         assert_eq!(refusal.message, "cannot open the tunnel: no such device");
@@ -293,6 +308,6 @@ mod tests {
     #[derive(Debug, Error)]
     #[error("cannot open the tunnel")]
     struct UnreachableDevice {
-        source: std::io::Error,
+        source: io::Error,
     }
 }

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod control;
 mod convert;
+mod deadline;
 pub mod gateway;
 pub mod node;
 pub mod operator;

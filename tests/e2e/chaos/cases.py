@@ -16,6 +16,10 @@ RIGHT = "the right answer"
 """What a user sees who notices nothing."""
 
 
+UP = "the federation comes up"
+"""What a user sees who notices nothing of what happens on the way up."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One row.
@@ -25,7 +29,7 @@ class Case:
     fault
         What happens; its first line of documentation stands in the report.
     saw
-        `RIGHT`, or a regular expression that what the user is told matches.
+        `RIGHT`, `UP`, or a regular expression that what the user is told matches.
     step
         The line of `fed up`'s checklist after which it happens; none: while tasks run.
     tasks
@@ -61,17 +65,34 @@ BOTH_EMPTY = EMPTY.replace("ecmwf", "(ecmwf|eumetsat)")
 LOST = r"(CancelledError|CommClosedError|TimeoutError|OSError)"
 """What a client of Dask raises that has lost its scheduler."""
 
-ANSWERED, PREPARED, STARTED = "ecmwf: answered", "ecmwf: node started", "ecmwf: workers started"
+NODE_DIED = r"error: ecmwf: (its part has ended: |the federation has ended here: )?its node died"
+"""Either of two ways in which it comes to be known may be the faster."""
 
-ON_THE_WAY_UP = (
-    Case(faults.kill_operator, r"^$", ANSWERED),
-    Case(faults.kill_operator, r"^$", PREPARED),
-    Case(faults.kill_operator, r"^$", STARTED),
-    Case(faults.kill_agent, r"error: ecmwf: ", PREPARED),
-    Case(faults.kill_outer_node, r"error: ecmwf: its part has ended: its node died", STARTED),
-    Case(faults.kill_inner_node, r"error: ecmwf: its part has ended: its node died", STARTED),
-    Case(faults.kill_scheduler, r"error: operator: the scheduler ended \(signal 9\)", STARTED),
-    Case(faults.kill_nanny, r"error: ecmwf: worker ecmwf-1-0 ended by itself", STARTED),
+VICTIMS = {
+    faults.kill_operator: r"^$",
+    faults.kill_agent: r"error: ecmwf: ",
+    faults.kill_outer_node: rf"{NODE_DIED}$",
+    faults.kill_inner_node: rf"{NODE_DIED}$",
+    faults.kill_scheduler: r"error: operator: the scheduler ended \(signal 9\)",
+    faults.kill_nanny: r"error: ecmwf: worker ecmwf-1-0 ended by itself",
+}
+"""Who can be killed, in the order in which they come to be, and what the user is to see then."""
+
+PHASES = {
+    "ecmwf: answered": 2,
+    "ecmwf: node started": 4,
+    "ecmwf: keys exchanged": 5,
+    "ecmwf: workers started": 6,
+}
+"""Lines of the checklist, and how many of the victims there are by then."""
+
+NOT_MISSED = {(faults.kill_agent, "ecmwf: workers started")}
+"""Of these, nothing comes to be missed: workers need no agent."""
+
+ON_THE_WAY_UP = tuple(
+    Case(fault, UP if (fault, step) in NOT_MISSED else saw, step)
+    for step, there in PHASES.items()
+    for fault, saw in list(VICTIMS.items())[:there]
 )
 
 IN_A_COMPUTATION = (
@@ -85,6 +106,10 @@ IN_A_COMPUTATION = (
     Case(faults.kill_worker, RIGHT),
     Case(faults.cut_briefly, RIGHT),
     Case(faults.cut_off, EMPTY, after=faults.mend),
+    Case(faults.cut_control_briefly, RIGHT),
+    Case(faults.cut_control, EMPTY, tasks=150, after=faults.mend),
+    Case(faults.cut_mesh_briefly, RIGHT),
+    Case(faults.cut_mesh, EMPTY, after=faults.mend),
     Case(faults.stop_agent_briefly, RIGHT),
     Case(faults.stop_outer_node_briefly, RIGHT),
     Case(faults.stop_operator_briefly, RIGHT),

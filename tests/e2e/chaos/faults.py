@@ -111,6 +111,31 @@ def cut_off(world: World) -> None:
         world.lab.cut(VICTIM, other)
 
 
+def cut_control_briefly(world: World) -> None:
+    """The control connection to a site (TCP) is cut for three seconds."""
+    cut_control(world)
+    _after(3.0)
+    mend(world)
+
+
+def cut_control(world: World) -> None:
+    """The control connection to a site (TCP) is cut, and stays so."""
+    world.lab.cut(VICTIM, "operator", "tcp")
+
+
+def cut_mesh_briefly(world: World) -> None:
+    """The mesh of a site (UDP) is cut for three seconds."""
+    cut_mesh(world)
+    _after(3.0)
+    mend(world)
+
+
+def cut_mesh(world: World) -> None:
+    """The mesh of a site (UDP) is cut, and stays so; its lease is renewed."""
+    for other in _others(world):
+        world.lab.cut(VICTIM, other, "udp")
+
+
 def mend(world: World) -> None:
     """Undo every cut."""
     for other in _others(world):

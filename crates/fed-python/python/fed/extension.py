@@ -19,6 +19,7 @@ from fed import _dask_private as dask_private
 from fed.counters import PoolCounters
 from fed.errors import StalePinError
 from fed.explaining import Explainer
+from fed.lapses import heed_lapses
 from fed.learning import Learner
 from fed.ledger import OPERATION, Ledger
 from fed.links import LINKS_VARIABLE, Links
@@ -93,6 +94,7 @@ async def extend(scheduler: Scheduler) -> tuple[str, ...]:
     reckon_with_links(scheduler, topology, links)
     Residency(scheduler, topology)
     list_workers(scheduler)
+    heed_lapses(scheduler)
     Vacancies(scheduler, topology, sites, timeout_from_environment()).install()
     scheduler.handlers["fed_links"] = links.handle
     return tuple(sites)

@@ -100,6 +100,24 @@ pub(super) enum Call {
     End(String, Answer<()>),
 }
 
+impl Call {
+    /// Answers for a federation that has ended: its end is what some callers wanted.
+    fn refuse(self, refusal: Refusal) {
+        // Callers that have gone away need no answer.
+        match self {
+            Self::Prepare(answer) => drop(answer.send(Err(refusal))),
+            Self::Connect(_, answer) => drop(answer.send(Err(refusal))),
+            Self::Report(answer) => drop(answer.send(Err(refusal))),
+            Self::Start { answer, .. } => drop(answer.send(Err(refusal))),
+            Self::Scale(_, _, answer) => drop(answer.send(Err(refusal))),
+            Self::Stop(_, answer) => drop(answer.send(Err(refusal))),
+            Self::Logs(_, answer) => drop(answer.send(Err(refusal))),
+            Self::Renew(answer) => drop(answer.send(Err(refusal))),
+            Self::End(_, answer) => drop(answer.send(Ok(()))),
+        }
+    }
+}
+
 /// The other tasks' end of a federation.
 #[derive(Clone, Debug)]
 pub(super) struct Federation {
@@ -127,14 +145,15 @@ impl Federation {
         self.events.subscribe()
     }
 }
-/// Starts the task of a new federation, or of one whose node is adopted. `ended` is called when
-/// nothing of it is left.
+
+/// Starts the task of a new federation, or of one whose node is adopted. `ended` is called with the
+/// reason when nothing of it is left.
 pub(super) fn spawn(
     host: Arc<Host>,
     folder: PathBuf,
     record: Record,
     adopt: bool,
-    ended: impl FnOnce() + Send + 'static,
+    ended: impl FnOnce(String) + Send + 'static,
 ) -> Federation {
     let (calls, queue) = mpsc::channel(QUEUE);
     let (events, _) = broadcast::channel(EVENTS);
@@ -157,8 +176,7 @@ pub(super) fn spawn(
         replacements: Replacements::default(),
     };
     let life = async move {
-        task.live(queue, adopt).await;
-        ended();
+        ended(task.live(queue, adopt).await);
     };
     tokio::spawn(life.instrument(span));
     federation

@@ -1,18 +1,21 @@
 //! The federations of one agent, by id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fed_core::{FederationId, PoolName, SiteName};
-use fed_rpc::status::{Reason, Refusal};
+use fed_rpc::status::{ENDED_HERE, Reason, Refusal};
 use tracing::warn;
 
 use super::federation::{self, Call, Federation, Host, Record};
 use super::policy::{Allowance, Ledger};
 use super::roster::unix_seconds;
 use crate::state::{self, StateError};
+
+/// Federations that have ended of which the reason is kept.
+const ENDS: usize = 64;
 
 /// The federations that run, or are being started, at this site.
 #[derive(Clone, Debug)]
@@ -25,7 +28,17 @@ pub(super) struct Registry {
 #[derive(Debug, Default)]
 struct Books {
     running: BTreeMap<FederationId, Entry>,
+    /// The last that have ended, the youngest last.
+    ended: VecDeque<End>,
     ledger: Ledger,
+}
+
+/// Why a federation has ended, for an operator who was not there to hear it.
+#[derive(Debug)]
+struct End {
+    id: FederationId,
+    operator: String,
+    reason: String,
 }
 
 #[derive(Debug)]
@@ -70,14 +83,19 @@ impl Registry {
 
     /// Finds a federation of this operator.
     pub(super) fn find(&self, id: FederationId, operator: &str) -> Result<Federation, Refusal> {
-        match self.lock().running.get(&id) {
-            Some(entry) if entry.federation.operator == operator => Ok(entry.federation.clone()),
-            // Whether another operator has such a federation is nobody else's business.
-            _ => Err(Refusal::new(
-                Reason::UnknownFederation,
-                format!("{} runs no federation {id} of this operator", self.site),
-            )),
+        let books = self.lock();
+        if let Some(entry) = books.running.get(&id)
+            && entry.federation.operator == operator
+        {
+            return Ok(entry.federation.clone());
         }
+        // Whether another operator has such a federation is nobody else's business.
+        let mut ended = books.ended.iter();
+        let message = match ended.find(|end| end.id == id && end.operator == operator) {
+            Some(end) => format!("{ENDED_HERE}{}", end.reason),
+            None => format!("{} runs no federation {id} of this operator", self.site),
+        };
+        Err(Refusal::new(Reason::UnknownFederation, message))
     }
 
     /// Finds or starts a federation.
@@ -165,9 +183,18 @@ impl Registry {
         let id = record.id;
         let folder = self.folder.join(id.to_string());
         let books = Arc::clone(&self.books);
-        let ended = move || {
+        let operator = record.operator.clone();
+        let ended = move |reason| {
             let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
             books.running.remove(&id);
+            if books.ended.len() == ENDS {
+                books.ended.pop_front();
+            }
+            books.ended.push_back(End {
+                id,
+                operator,
+                reason,
+            });
             books.ledger.close(id);
         };
         let mut books = self.lock();

@@ -21,6 +21,7 @@ use super::protocol::{NodeEvent, Ready, Reply, Report, Request};
 use super::spec::{NodeFolder, NodeSpec};
 use super::tasks::Tasks;
 use crate::control::{self, Writer};
+use crate::deadline::until;
 use crate::gateway::Gateway;
 use crate::state;
 
@@ -153,7 +154,7 @@ impl Node {
                         return Err(RunError::SandboxDied);
                     }
                 },
-                () = lapsed(deadline) => {
+                () = until(deadline) => {
                     warn!("the lease has lapsed: nobody renewed it");
                     break;
                 }
@@ -247,13 +248,6 @@ impl Node {
 
 fn done(result: Result<(), String>) -> Reply {
     result.map_or_else(Reply::Failed, |()| Reply::Done)
-}
-
-async fn lapsed(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Returns when the supervisor's end of the pipe on standard input is closed.

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fed_core::{Action, Event, Failure, FailureKind, Leases, MemberId, Peer, Plan, SiteName};
+use fed_core::{
+    Action, Event, Failure, FailureKind, Leases, MemberId, Peer, Plan, PoolName, SiteName,
+};
 use fed_rpc::Identity;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::client::untold_until;
 use super::reach;
@@ -36,6 +39,8 @@ pub(super) enum Outcome {
     Left(MemberId, Option<String>),
     /// A site says that its part has ended, and why.
     SiteEnded(SiteName, String),
+    /// A site has renewed its lease; it was asked at this time.
+    Renewed(SiteName, Instant),
 }
 
 /// Why an action failed.
@@ -236,7 +241,7 @@ impl Driver {
         {
             last.drain(..last.len() - 1);
         }
-        format!("the scheduler ended ({status}): {}", last.join("; "))
+        with_last_lines(format!("the scheduler ended ({status})"), &last)
     }
 
     async fn connect(&self, member: MemberId, peers: Vec<Peer>) -> Result<(), String> {
@@ -267,7 +272,7 @@ impl Driver {
 
     /// Waits until a member has shaken hands with all its peers.
     async fn await_peers(&self, member: MemberId) -> Result<(), Trouble> {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         loop {
             let peers = self.peers(member).await?;
             if peers.len() + 1 < self.plan()?.members().len() {
@@ -327,9 +332,24 @@ impl Driver {
         started.map_err(|error| error.to_string())
     }
 
+    /// Has the scheduler give up the workers of a site that is about to end them, or has.
+    pub(super) async fn give_up(&self, site: &SiteName) -> Result<(), String> {
+        let (Some(gateway), Some(plan)) = (&self.gateway, &self.plan) else {
+            // There is no scheduler yet that could wait for them.
+            return Ok(());
+        };
+        let pools: Vec<&PoolName> = plan
+            .pools()
+            .filter(|(plan, _)| plan.site == *site)
+            .map(|(_, pool)| &pool.offer.name)
+            .collect();
+        let removed = scheduler::remove_workers(gateway, &pools).await;
+        removed.map_err(|error| error.to_string())
+    }
+
     async fn await_workers(&self, names: &[String]) -> Result<(), String> {
         let gateway = self.gateway.as_ref().ok_or("the gateway is not open")?;
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         loop {
             let pools = scheduler::workers(gateway)
                 .await
@@ -375,6 +395,14 @@ impl Driver {
             Err(problem) => Some(problem),
         }
     }
+}
+
+/// Adds the last lines of a process's log to what is said of its end, if it wrote any.
+pub(super) fn with_last_lines(said: String, last: &[String]) -> String {
+    if last.is_empty() {
+        return said;
+    }
+    format!("{said}: {}", last.join("; "))
 }
 
 /// Returns how the scheduler ended, when it does.

@@ -11,6 +11,7 @@ mod enrolment;
 mod owner;
 mod publish;
 mod reach;
+mod renewals;
 mod report;
 mod rotation;
 mod scheduler;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fed_core::{
     Action, Agreement, Event, Failure, FailureKind, FederationId, Leases, Lifecycle, MemberId,
-    MemberState, Phase, Reason, Request, SiteName,
+    Phase, Reason, Request, SiteName,
 };
 use fed_rpc::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -14,11 +14,13 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{debug, info};
 
 use super::client::{self, Question};
-use super::driver::{Driver, Outcome, describe, scheduler_death};
+use super::driver::{Driver, Outcome, describe, scheduler_death, with_last_lines};
+use super::renewals::Renewals;
 use super::report::{Progress, Status, StepState};
-use super::site::SiteClient;
+use super::site::{SiteClient, SiteError};
 use super::standing;
 use super::up::UpError;
+use crate::deadline::until;
 use crate::node::{NodeClient, Supervision};
 
 /// Questions that may wait for the owner.
@@ -60,6 +62,7 @@ pub(super) struct Operator {
     front_end: mpsc::UnboundedSender<Progress>,
     watchers: broadcast::Sender<Progress>,
     node: Option<Box<Supervision>>,
+    renewals: Renewals,
     /// The signal that has ended it, if one has.
     signal: Option<SignalKind>,
     began: Instant,
@@ -75,6 +78,7 @@ impl Operator {
         let (lifecycle, actions) = Lifecycle::begin(request.clone());
         let (watchers, _) = broadcast::channel(PROGRESS);
         let this = Self {
+            renewals: Renewals::new(request.leases),
             request,
             lifecycle,
             driver,
@@ -107,6 +111,9 @@ impl Operator {
                     self.handle(Event::End);
                 }
                 _ = renewal.tick() => self.renew(),
+                () = until(self.renewals.deadline()), if self.lifecycle.phase() < Phase::Ending => {
+                    self.give_up_lapsing();
+                }
             }
         }
         if let Some(node) = &mut self.node {
@@ -187,12 +194,20 @@ impl Operator {
                 self.step(&Action::Leave(member), StepState::Failed);
                 return self.handle(Event::Left(member));
             }
+            Outcome::Renewed(site, asked) => {
+                if self.renewals.renewed(&site, asked) {
+                    let message = format!("{site}: its lease is renewed again");
+                    self.tell(Progress::Warning { message });
+                }
+                return;
+            }
             Outcome::SiteEnded(site, reason) => {
                 let phase = self.lifecycle.phase();
                 if phase >= Phase::Running {
-                    if phase < Phase::Ending {
+                    if self.renewals.ended(&site) && phase < Phase::Ending {
                         let message = format!("{site}: its part has ended: {reason}");
                         self.tell(Progress::Warning { message });
+                        self.give_up(site);
                     }
                     return;
                 }
@@ -307,7 +322,7 @@ impl Operator {
     }
 
     /// A worker that dies on the way up ends the federation; later, it is a warning.
-    fn watch_site(&self, member: MemberId) {
+    fn watch_site(&mut self, member: MemberId) {
         let Some(site) = self.lifecycle.plan().and_then(|plan| {
             plan.sites
                 .iter()
@@ -316,6 +331,7 @@ impl Operator {
         }) else {
             return;
         };
+        self.renewals.began(site.clone(), Instant::now());
         if let Some(client) = self.driver.sites.get(&site).cloned() {
             let (id, outcomes) = (self.request.id, self.driver.outcomes.clone());
             tokio::spawn(watch(client, id, outcomes));
@@ -327,35 +343,55 @@ impl Operator {
         if self.lifecycle.phase() >= Phase::Ending {
             return;
         }
-        let Some(plan) = self.lifecycle.plan() else {
-            return;
-        };
-        for site in &plan.sites {
-            let prepared = MemberState::Prepared;
-            if self
-                .lifecycle
-                .members()
-                .get(&site.member)
-                .is_none_or(|state| *state < prepared)
-            {
-                continue;
-            }
-            let Some(client) = self.driver.sites.get(&site.site).cloned() else {
+        for site in self.renewals.sites() {
+            let Some(client) = self.driver.sites.get(site).cloned() else {
                 continue;
             };
             let (teller, id) = (self.clone_for_progress(), self.request.id);
-            let lease = self.request.leases.federation().as_secs();
+            let (outcomes, leases) = (self.driver.outcomes.clone(), self.request.leases);
             tokio::spawn(async move {
-                if let Err(error) = client.renew(id).await {
-                    let message = format!(
-                        "{}: its lease could not be renewed ({error}); it ends the federation {lease} \
-                         s after the last renewal",
-                        client.name
-                    );
-                    teller.tell(Progress::Warning { message });
-                }
+                let asked = Instant::now();
+                let renewed = client.renew(id, leases.renewal()).await;
+                let end = renewed.as_ref().err().and_then(SiteError::end);
+                let outcome = match (&renewed, end) {
+                    (Ok(()), _) => Outcome::Renewed(client.name, asked),
+                    (Err(_), Some(reason)) => Outcome::SiteEnded(client.name, reason.to_owned()),
+                    (Err(error), None) => {
+                        let lease = leases.federation().as_secs();
+                        let message = format!(
+                            "{}: its lease could not be renewed ({error}); it ends the federation \
+                             {lease} s after the last renewal",
+                            client.name
+                        );
+                        return teller.tell(Progress::Warning { message });
+                    }
+                };
+                // Fails only when the operator has ended.
+                let _ = outcomes.send(outcome).await;
             });
         }
+    }
+
+    /// The scheduler is to wait for nothing of a site that is about to end it, unheard.
+    fn give_up_lapsing(&mut self) {
+        for site in self.renewals.take_lapsing(Instant::now()) {
+            let message = format!(
+                "{site}: its lease was last renewed {} s ago, so its workers are no longer counted on",
+                self.renewals.patience().as_secs()
+            );
+            self.tell(Progress::Warning { message });
+            self.give_up(site);
+        }
+    }
+
+    fn give_up(&self, site: SiteName) {
+        let (driver, teller) = (self.driver.clone(), self.clone_for_progress());
+        tokio::spawn(async move {
+            if let Err(problem) = driver.give_up(&site).await {
+                let message = format!("{site}: its workers could not be given up: {problem}");
+                teller.tell(Progress::Warning { message });
+            }
+        });
     }
 
     fn answer(&mut self, question: Question) {
@@ -427,7 +463,14 @@ impl Teller {
 /// meanwhile.
 async fn watch(client: SiteClient, id: FederationId, outcomes: mpsc::Sender<Outcome>) {
     while !outcomes.is_closed() {
-        if let Ok(mut events) = client.watch(id).await {
+        let watching = client.watch(id).await;
+        if let Some(reason) = watching.as_ref().err().and_then(SiteError::end) {
+            let ended = Outcome::SiteEnded(client.name.clone(), reason.to_owned());
+            // Fails only when the operator has ended.
+            let _ = outcomes.send(ended).await;
+            return;
+        }
+        if let Ok(mut events) = watching {
             while let Ok(Some(event)) = events.message().await {
                 let Some(outcome) = outcome_of(&client.name, event) else {
                     continue;
@@ -445,11 +488,8 @@ async fn watch(client: SiteClient, id: FederationId, outcomes: mpsc::Sender<Outc
 fn outcome_of(site: &SiteName, event: v1::Event) -> Option<Outcome> {
     match event.what? {
         v1::event::What::WorkerExited(exit) => {
-            let last_lines = exit.last_lines.join("; ");
-            let message = format!(
-                "worker {} ended by itself ({}): {last_lines}",
-                exit.worker, exit.status
-            );
+            let said = format!("worker {} ended by itself ({})", exit.worker, exit.status);
+            let message = with_last_lines(said, &exit.last_lines);
             let member = Some(site.to_string());
             Some(Outcome::Event(Event::WorkerLost(Failure {
                 member,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use fed_core::{MemberId, Plan, SCHEDULER_PORT};
-use http_body_util::{BodyExt as _, Empty};
+use fed_core::{MemberId, Plan, PoolName, SCHEDULER_PORT};
+use http::Method;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -67,9 +68,9 @@ pub(super) fn process(
     }
 }
 
-/// Why the scheduler did not list its workers.
+/// Why the scheduler did not list its workers, or remove some.
 #[derive(Debug, Error)]
-#[error("the scheduler does not list its workers ({0}); its log may say why (`fed logs`)")]
+#[error("the scheduler does not tell of its workers ({0}); its log may say why (`fed logs`)")]
 pub(super) struct QueryError(String);
 
 #[derive(Deserialize)]
@@ -85,11 +86,27 @@ struct Worker {
     resources: BTreeMap<String, f64>,
 }
 
+/// Has the scheduler remove the workers of these pools: their site is about to end them, or has.
+pub(super) async fn remove_workers(
+    gateway: &GatewayInfo,
+    pools: &[&PoolName],
+) -> Result<(), QueryError> {
+    let body = Bytes::from(serde_json::json!({ "pools": pools }).to_string());
+    let asked = ask(gateway, Method::POST, "/fed/lapsed.json", body);
+    let asked = tokio::time::timeout(PATIENCE, asked).await;
+    asked.map_err(|_| QueryError("no answer in 20 s".to_owned()))??;
+    Ok(())
+}
+
 /// Asks the scheduler for its workers, by pool.
 pub(super) async fn workers(
     gateway: &GatewayInfo,
 ) -> Result<BTreeMap<String, Vec<WorkerReport>>, QueryError> {
-    let asked = tokio::time::timeout(PATIENCE, get(gateway, "/fed/workers.json")).await;
+    let asked = tokio::time::timeout(
+        PATIENCE,
+        ask(gateway, Method::GET, "/fed/workers.json", Bytes::new()),
+    )
+    .await;
     let body = asked.map_err(|_| QueryError("no answer in 20 s".to_owned()))??;
     let listing: Listing =
         serde_json::from_slice(&body).map_err(|error| QueryError(error.to_string()))?;
@@ -114,8 +131,13 @@ pub(super) async fn workers(
     Ok(pools)
 }
 
-/// One GET through the gateway's dashboard listener.
-async fn get(gateway: &GatewayInfo, path: &str) -> Result<Bytes, QueryError> {
+/// One request through the gateway's dashboard listener.
+async fn ask(
+    gateway: &GatewayInfo,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Bytes, QueryError> {
     let wrong = |what: &dyn std::fmt::Display| QueryError(what.to_string());
     let uri: http::Uri = gateway.dashboard.parse().map_err(|error| wrong(&error))?;
     let authority = uri
@@ -132,10 +154,12 @@ async fn get(gateway: &GatewayInfo, path: &str) -> Result<Bytes, QueryError> {
         .await
         .map_err(|error| wrong(&error))?;
     let driver = tokio::spawn(connection);
-    let request = http::Request::get(path)
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
         .header(http::header::HOST, authority.as_str())
         .header(http::header::AUTHORIZATION, format!("Bearer {token}"))
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|error| wrong(&error))?;
     let response = sender
         .send_request(request)

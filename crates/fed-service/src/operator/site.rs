@@ -7,7 +7,7 @@ use fed_core::{
     FederationId, Leases, Member, MemberId, Peer, Plan, SiteDescription, SiteName, SitePlan,
 };
 use fed_rpc::client::{self, ConnectError};
-use fed_rpc::status::CallError;
+use fed_rpc::status::{CallError, ENDED_HERE, Reason};
 use fed_rpc::tls::Pins;
 use fed_rpc::v1::{self, agent_client::AgentClient};
 use fed_rpc::{Fingerprint, Identity};
@@ -53,6 +53,25 @@ impl From<tonic::Status> for SiteError {
 impl From<Invalid> for SiteError {
     fn from(error: Invalid) -> Self {
         Self::Answer(error.to_string())
+    }
+}
+
+impl SiteError {
+    /// If the site says that it has ended the federation, why.
+    pub(super) fn end(&self) -> Option<&str> {
+        match self {
+            Self::Call(CallError::Refused(refusal))
+                if refusal.reason == Reason::UnknownFederation =>
+            {
+                let message = refusal.message.as_str();
+                Some(message.strip_prefix(ENDED_HERE).unwrap_or(message))
+            }
+            Self::Connect(_)
+            | Self::Fingerprint(_)
+            | Self::Call(_)
+            | Self::State(_)
+            | Self::Answer(_) => None,
+        }
     }
 }
 
@@ -244,10 +263,16 @@ impl SiteClient {
         Ok(logs)
     }
 
-    pub(super) async fn renew(&self, id: FederationId) -> Result<(), SiteError> {
-        let request = timed(v1::RenewRequest {
+    /// Extends the lease, if the agent answers within `patience`.
+    pub(super) async fn renew(
+        &self,
+        id: FederationId,
+        patience: Duration,
+    ) -> Result<(), SiteError> {
+        let mut request = timed(v1::RenewRequest {
             federation: id.to_string(),
         });
+        request.set_timeout(patience.min(Leases::CALL));
         let reply = self.agent.clone().renew(request).await?.into_inner();
         self.learn(&reply.next_fingerprint)
     }

@@ -5,16 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fed_core::Leases;
-use fed_rpc::status::{Reason, Refusal};
+use fed_rpc::status::{ENDED_HERE, Reason, Refusal};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Call, Happening, Host, Record, refuse};
+use super::{Answer, Call, Happening, Host, Record, refuse};
 use crate::agent::replacement::Replacements;
+use crate::deadline::until;
 use crate::node::{self, NodeClient, NodeEvents, NodeFolder, NodeSpec, Ready, Supervision, log};
 use crate::python;
 use crate::state::{self, StateError};
+/// Why a federation ends whose node is gone.
+const NODE_DIED: &str = "its node died";
+/// How long the death of a node may take to be seen, once it does not answer.
+const DEATH: Duration = Duration::from_secs(1);
+
+/// Why a federation ends, and whether it has been ended.
+enum Ended {
+    Already(String),
+    Not(String),
+}
+
 /// A node that runs.
 pub(super) struct Running {
     ready: Ready,
@@ -36,25 +48,30 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) async fn live(mut self, mut queue: mpsc::Receiver<Call>, adopt: bool) {
+    /// Returns when nothing is left, and why it has ended.
+    pub(super) async fn live(mut self, mut queue: mpsc::Receiver<Call>, adopt: bool) -> String {
         let reason = match if adopt { self.adopt().await } else { Ok(()) } {
             Ok(()) => self.serve(&mut queue).await,
-            Err(refusal) => Some(refusal.message),
+            Err(refusal) => Ended::Not(refusal.message),
         };
-        if let Some(reason) = reason {
-            self.end(&reason).await;
-        }
+        let reason = match reason {
+            Ended::Already(reason) => reason,
+            Ended::Not(reason) => {
+                self.end(&reason).await;
+                reason
+            }
+        };
         // Whoever called in the meantime learns that the federation has ended.
         queue.close();
+        let refusal = Refusal::new(Reason::UnknownFederation, format!("{ENDED_HERE}{reason}"));
         while let Ok(call) = queue.try_recv() {
-            if let Call::End(_, answer) = call {
-                let _ = answer.send(Ok(()));
-            }
+            call.refuse(refusal.clone());
         }
+        reason
     }
 
-    /// Returns why the federation must end; nothing if it has been ended.
-    async fn serve(&mut self, queue: &mut mpsc::Receiver<Call>) -> Option<String> {
+    /// Returns why the federation must end, or has.
+    async fn serve(&mut self, queue: &mut mpsc::Receiver<Call>) -> Ended {
         loop {
             let node_event = async {
                 match &mut self.running {
@@ -69,22 +86,22 @@ impl Task {
                         self.end(&reason).await;
                         // An operator that did not wait has what it wanted all the same.
                         let _ = answer.send(Ok(()));
-                        return None;
+                        return Ended::Already(reason);
                     }
                     Some(call) => {
                         if let Err(reason) = self.answer(call).await {
-                            return Some(reason);
+                            return Ended::Not(reason);
                         }
                     }
-                    None => return Some("the agent ends".to_owned()),
+                    None => return Ended::Not("the agent ends".to_owned()),
                 },
                 event = node_event => match event {
                     Some(event) => self.tell(event),
-                    None => return Some("its node died".to_owned()),
+                    None => return Ended::Not(NODE_DIED.to_owned()),
                 },
                 () = until(replacement) => self.replace().await,
                 () = tokio::time::sleep_until(self.deadline) => {
-                    return Some(format!(
+                    return Ended::Not(format!(
                         "its operator has not renewed the lease for {} s",
                         self.record.lease.as_secs()
                     ));
@@ -108,12 +125,13 @@ impl Task {
             }
             Call::Connect(peers, answer) => {
                 let connected = self.client.connect(peers).await;
-                let _ =
-                    answer.send(connected.map_err(|error| refuse(Reason::InvalidRequest, &error)));
+                let connected = connected.map_err(|error| refuse(Reason::InvalidRequest, &error));
+                return self.answer_unless_dead(connected, answer).await;
             }
             Call::Report(answer) => {
                 let report = self.client.report().await;
-                let _ = answer.send(report.map_err(|error| refuse(Reason::SiteNotReady, &error)));
+                let report = report.map_err(|error| refuse(Reason::SiteNotReady, &error));
+                return self.answer_unless_dead(report, answer).await;
             }
             Call::Start {
                 scheduler,
@@ -153,6 +171,36 @@ impl Task {
             Call::End(reason, _) => return Err(reason),
         }
         Ok(())
+    }
+
+    /// Answers with what the node said. If it failed because the node has died, that is the answer,
+    /// and the reason why the federation must end.
+    async fn answer_unless_dead<T>(
+        &mut self,
+        said: Result<T, Refusal>,
+        answer: Answer<T>,
+    ) -> Result<(), String> {
+        if said.is_err() && self.node_has_died().await {
+            let _ = answer.send(Err(Refusal::new(Reason::ProcessFailed, NODE_DIED)));
+            return Err(NODE_DIED.to_owned());
+        }
+        let _ = answer.send(said);
+        Ok(())
+    }
+
+    /// Whether the node has died: a socket that breaks may tell before the other.
+    async fn node_has_died(&mut self) -> bool {
+        let Some(mut running) = self.running.take() else {
+            return false;
+        };
+        let ended = async {
+            while let Some(event) = running.events.next().await {
+                self.tell(event);
+            }
+        };
+        let died = tokio::time::timeout(DEATH, ended).await.is_ok();
+        self.running = Some(running);
+        died
     }
 
     /// Starts the node, unless it runs.
@@ -270,12 +318,5 @@ impl Task {
         let _ = self.events.send(Happening::Ended {
             reason: reason.to_owned(),
         });
-    }
-}
-/// Waits until an instant; for ever, if there is none.
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }
