@@ -20,12 +20,8 @@ pub(crate) fn expand(
     budget: &Budget,
 ) -> Option<Vec<u8>> {
     let nets = model.nets;
-    let (count, consumers) = nets.size();
     budget.take(nets.effort())?;
-    let mut network = Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count);
-    for _ in 0..nets.len() {
-        network.node();
-    }
+    let network = nets.network();
     let mut expansion = Expansion {
         model,
         network,

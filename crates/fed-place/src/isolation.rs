@@ -47,16 +47,14 @@ pub(crate) fn assign(model: Model<'_>, guess: &[u8], budget: &Budget) -> Isolate
 /// The least cost of parting a pool, and the variables that are on its side in any such cut.
 fn isolate(model: Model<'_>, pool: usize, budget: &Budget) -> Option<(i64, Vec<u32>)> {
     let nets = model.nets;
-    let (count, consumers) = nets.size();
     let mut cut = Isolation {
         model,
-        network: Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count),
+        network: nets.network(),
         leaving: cheapest(model, |other| model.links.cost(pool, other), pool) / 2.0,
         entering: cheapest(model, |other| model.links.cost(other, pool), pool) / 2.0,
         pool,
     };
-    for possible in &nets.possible {
-        let node = cut.network.node();
+    for (node, possible) in (0..).zip(&nets.possible) {
         // Dearer than all else together.
         if possible >> pool & 1 == 0 {
             cut.network.cost_at_source(node, FORBIDDEN);

@@ -3,6 +3,7 @@
 use crate::clusters::Clusters;
 use crate::graph::{Graph, all};
 use crate::links::Links;
+use crate::network::Network;
 use crate::order::{Consumers, index};
 use crate::units::approximate;
 
@@ -152,6 +153,16 @@ impl Nets {
     /// The number of nets, and of their consumers.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.owners.len(), self.consumers.len())
+    }
+
+    /// A network with a node for each variable, and room for what the outputs need.
+    pub(crate) fn network(&self) -> Network {
+        let (count, consumers) = self.size();
+        let mut network = Network::new(self.len() + 2 * count, 2 * consumers + 2 * count);
+        for _ in 0..self.len() {
+            network.node();
+        }
+        network
     }
 
     /// What building a network of it counts as steps of a cut.

@@ -80,7 +80,37 @@ pub(crate) fn find(
             }
         };
     }
+    let is_needed_there = |task: &usize| {
+        let mut users = consumers.of(*task).iter().map(|user| *user as usize);
+        users.all(|user| !is_free[user] && pools[user] == pools[*task])
+    };
+    // A free task that needs nothing is pushed to where its output is used, if that is one place:
+    // to fetch even a byte from elsewhere would take a round trip.
+    for task in (0..graph.len()).filter(|task| is_free[*task] && tied(*task)) {
+        if graph.dependencies(task).is_empty() && is_needed_there(&task) {
+            found.reasons[task] = Reason::WithConsumers;
+        }
+    }
     found
+}
+
+/// Puts every task that needs nothing, and may run anywhere, where its output is used, if that is
+/// one place. It never costs more there. Tells whether it has moved any.
+pub(crate) fn push_roots(graph: &Graph<'_>, consumers: &Consumers, pools: &mut [u8]) -> bool {
+    let mut has_moved = false;
+    for task in 0..graph.len() {
+        let is_root = graph.dependencies(task).is_empty() && graph.present(task) == 0;
+        if !is_root || graph.allowed[task] != 0 {
+            continue;
+        }
+        let mut users = consumers.of(task).iter().map(|user| pools[*user as usize]);
+        if let Some(first) = users.next()
+            && users.all(|pool| pool == first)
+        {
+            has_moved |= std::mem::replace(&mut pools[task], first) != first;
+        }
+    }
+    has_moved
 }
 
 /// What moving one task would do.

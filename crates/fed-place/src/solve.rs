@@ -57,6 +57,9 @@ pub(crate) fn solve(
     if crossing.cost > plain_cost {
         (solution.pools, crossing) = (plain, plain_crossing);
     }
+    if reasons::push_roots(graph, consumers, &mut solution.pools) {
+        crossing = cross(&solution.pools);
+    }
     let tied = nets.tied();
     let reasons = reasons::find(
         graph,

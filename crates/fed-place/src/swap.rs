@@ -17,12 +17,8 @@ pub(crate) fn swap(
     budget: &Budget,
 ) -> Option<Vec<u8>> {
     let nets = model.nets;
-    let (count, consumers) = nets.size();
     budget.take(nets.effort())?;
-    let mut network = Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count);
-    for _ in 0..nets.len() {
-        network.node();
-    }
+    let mut network = nets.network();
     let both = (1 << pair[0]) | (1 << pair[1]);
     let may_move = |variable: u32| {
         let variable = variable as usize;

@@ -27,11 +27,7 @@ pub(crate) fn cut(
     capacity: &[u32],
     budget: &Budget,
 ) -> Cut {
-    let (count, consumers) = nets.size();
-    let mut network = Network::new(nets.len() + 2 * count, 2 * consumers + 2 * count);
-    for _ in 0..nets.len() {
-        network.node();
-    }
+    let mut network = nets.network();
     for net in nets.iter() {
         add(&mut network, net, links, units);
     }
