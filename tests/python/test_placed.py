@@ -12,6 +12,7 @@ import fed
 from fed.context import pinning
 from fed.pins import Pinned
 from fed.placement import is_placed
+from fed.relays import is_relay
 from tests.python.inprocess import NORTH, SOUTH, pool_of, pooled, pools_holding
 
 
@@ -116,6 +117,31 @@ async def test_waiting_tasks_are_placed_anew_when_sizes_differ(
     assert await future == 4_000_000
     assert placed_first == {"pool-south": 0}
     assert waiting.resource_restrictions == {"pool-north": 0}
+
+
+async def late_bytes(name: str, nbytes: int) -> bytes:
+    await Event(name).wait()
+    return bytes(nbytes)
+
+
+@pooled(north=(1,), south=(1, 1))
+async def test_a_relay_stays_with_those_who_need_it_when_tasks_are_placed_anew(
+    c: Any, s: Any, north: Any, *south: Any
+) -> None:
+    late = delayed(Pinned(late_bytes, NORTH, 1_000_000), pure=False)("go", 1_000_000)
+    wrong = delayed(Pinned(bytes, SOUTH, 10), pure=False)(3_000_000)
+    big = [delayed(Pinned(bytes, SOUTH, 9_000_000), pure=False)(9_000_000) for _ in range(4)]
+    futures = c.compute([delayed(length)(late, wrong, part) for part in big])
+    expectations = s.plugins["fed-counters"].learner.expectations
+    while not expectations._not_before:
+        await asyncio.sleep(0.01)
+    (relay,) = [task for key, task in s.tasks.items() if is_relay(key)]
+    assert relay.state == "waiting"
+    assert relay.resource_restrictions == {"pool-south": 0}
+    await Event("go").set()
+    assert await c.gather(futures) == [13_000_000] * 4
+    sent = [key for entry in north.transfer_outgoing_log for key in entry["keys"]]
+    assert len(sent) == 1
 
 
 @pooled(north=(1, 1), south=(1, 1))

@@ -8,9 +8,9 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
-from dask._task_spec import DataNode, List, Task, TaskRef
+from dask._task_spec import Alias, DataNode, List, Task, TaskRef
 
-from fed.links import Link, Links
+from fed.links import DEFAULT_RTT, DEFAULT_THROUGHPUT, Links
 from fed.pins import Pinned
 from fed.planning import Facts, Plan, make_plan
 from fed.relays import insert_relays, is_relay, relay_key
@@ -135,11 +135,22 @@ def test_a_name_that_stands_for_many_sizes_tells_nothing() -> None:
     assert learned.of_prefix("getitem-2") is None
 
 
+def test_a_collection_of_unlike_chunks_is_scaled_by_those_that_have_finished() -> None:
+    learned = Learned()
+    estimator = Estimator({"x-1": Blocks(((10, 1, 4),), 8)}, learned)
+    learned.add(("x-1", 0), "x", 160, 80)
+    assert estimator.nbytes(("x-1", 1), None, []) == 16
+    assert estimator.nbytes(("x-1", 2), None, []) == 64
+
+
 def test_a_piece_is_smaller_than_its_block() -> None:
     estimator = Estimator({"x-1": Blocks(((10,), (10,)), 8)}, Learned())
     index = (slice(0, 2, None), slice(5, 10, None))
-    piece = Task("piece", getitem, TaskRef(("x-1", 0, 0)), index)
-    assert estimator.nbytes("piece", piece, [800]) == 2 * 5 * 8
+    for cut in (getitem, da.chunk.getitem):
+        piece = Task("piece", cut, TaskRef(("x-1", 0, 0)), index)
+        assert estimator.nbytes("piece", piece, [800]) == 2 * 5 * 8
+    halo = Task("halo", getitem, Alias(("x-1", 0, 0)), (slice(None), slice(-1, None)))
+    assert estimator.nbytes("halo", halo, [800]) == 10 * 8
     assert estimator.nbytes("all", List(TaskRef("a"), TaskRef("b")), [3, 4]) == 7
 
 
@@ -155,18 +166,30 @@ def test_links_have_defaults_and_two_directions() -> None:
         '[{"source": "north", "destination": "south", "rtt": 0.1, "throughput": 1e6}]'
     )
     assert links.seconds("north", "south", 1_000_000) == pytest.approx(1.1)
-    assert links.between("south", "north").rtt == 0.1
+    assert links.rtt("south", "north") == 0.1
     links.update([{"source": "south", "destination": "north", "rtt": 0.2}])
-    assert links.between("south", "north").rtt == 0.2
-    assert links.between("south", "west").rtt == Link("a", "b").rtt
+    assert links.rtt("south", "north") == 0.2
+    assert links.throughput("south", "north") == 1e6
+    assert links.rtt("south", "west") == DEFAULT_RTT
+    assert links.throughput("south", "west") == 1e6
+    assert Links().throughput("south", "west") == DEFAULT_THROUGHPUT
     assert Links(links.entries()).entries() == links.entries()
 
 
-def test_costs_follow_throughput_in_powers_of_two() -> None:
+def test_what_a_measurement_leaves_out_stays() -> None:
+    links = Links([{"source": "a", "destination": "b", "rtt": 0.1, "throughput": 1e6}])
+    links.update([{"source": "a", "destination": "b", "rtt": 0.2}])
+    links.update([{"source": "a", "destination": "b", "throughput": 2e6}])
+    assert links.entries() == [
+        {"source": "a", "destination": "b", "rtt": 0.2, "throughput": 2e6},
+    ]
+
+
+def test_costs_follow_throughput_in_powers_of_four() -> None:
     links = Links(
         [
             {"source": "a", "destination": "b", "throughput": 100e6},
-            {"source": "a", "destination": "c", "throughput": 90e6},
+            {"source": "a", "destination": "c", "throughput": 30e6},
             {"source": "b", "destination": "c", "throughput": 24e6},
         ]
     )

@@ -26,6 +26,7 @@ from fed.links import LINKS_VARIABLE, Links
 from fed.listing import list_workers
 from fed.names import pools_in, resource_of
 from fed.placement import Placer, free, is_placed
+from fed.probing import Prober
 from fed.queueing import Pace, queue_by_pool
 from fed.replacing import Expectations
 from fed.residency import Residency
@@ -97,6 +98,7 @@ async def extend(scheduler: Scheduler) -> tuple[str, ...]:
     heed_lapses(scheduler)
     Vacancies(scheduler, topology, sites, timeout_from_environment()).install()
     scheduler.handlers["fed_links"] = links.handle
+    Prober(scheduler, topology, links).install()
     return tuple(sites)
 
 

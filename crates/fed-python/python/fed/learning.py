@@ -47,7 +47,8 @@ class Learner:
         for entry in startstops:
             if entry["action"] == "compute":
                 self.pace.observe(pool, entry["stop"] - entry["start"])
-        self.placer.learned.add(task.key, task.prefix.name, task.nbytes)
+        guess = self.placer.guess(task) if type(task.key) is tuple else None
+        self.placer.learned.add(task.key, task.prefix.name, task.nbytes, guess)
         self.expectations.observe(task)
 
     def lost(self, pool: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 LINKS_VARIABLE = "FED_LINKS"
-"""Environment variable: JSON list of objects as `Link` has fields, measured on the mesh."""
+"""Environment variable: JSON list of objects as `Link` has fields, for before any measurement."""
 
 OPERATOR = ""
 """Stands for the operator's host, where the scheduler runs, in a link's ``source``."""
@@ -20,7 +21,12 @@ DEFAULT_RTT = 0.03
 """Seconds between two pools whose link was not measured: two countries of one continent."""
 
 DEFAULT_THROUGHPUT = 30e6
-"""Bytes per second, likewise; below the 100 MB/s that Dask takes for workers of one pool."""
+"""Bytes per second while no link was measured; below the 100 MB/s that Dask takes for workers of
+one pool."""
+
+UNLIKE = 4.0
+"""Ratio of throughputs below which two links cost the same: what a transfer gets varies by more
+than half with its size and with what else runs, which is no reason to move more bytes."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,15 @@ class Link:
 
     source: str
     destination: str
-    rtt: float = DEFAULT_RTT
-    """Round trip, seconds."""
-    throughput: float = DEFAULT_THROUGHPUT
-    """Bytes per second."""
+    rtt: float | None = None
+    """Round trip, seconds; None if unknown."""
+    throughput: float | None = None
+    """Bytes per second; None if unknown."""
 
     def __post_init__(self) -> None:
         """Refuse what no link can be."""
-        if not (math.isfinite(self.rtt) and self.rtt >= 0 and self.throughput > 0):
+        is_rtt = self.rtt is None or (math.isfinite(self.rtt) and self.rtt >= 0)
+        if not is_rtt or (self.throughput is not None and not self.throughput > 0):
             raise ValueError(
                 f"the link from {self.source!r} to {self.destination!r} has a round trip of"
                 f" {self.rtt} s and a throughput of {self.throughput} B/s: the first must be 0 or"
@@ -44,14 +51,12 @@ class Link:
             )
 
 
-_UNMEASURED = Link("?", "?")
-
-
 class Links:
-    """The table of links, with defaults where nothing was measured."""
+    """The table of links, with defaults where nothing is known."""
 
     def __init__(self, entries: Iterable[Mapping[str, Any]] = ()) -> None:
         self._table: dict[tuple[str, str], Link] = {}
+        self._usual = DEFAULT_THROUGHPUT
         self.update(entries)
 
     @classmethod
@@ -69,20 +74,28 @@ class Links:
             raise ValueError(f"{LINKS_VARIABLE} holds no list of links: {error}") from error
 
     def update(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Add links, or replace those between the same ends.
+        """Add links; what an entry does not tell of a link that is known stays.
 
         Raises
         ------
         TypeError, ValueError
             If an entry is no link. None has been added then.
         """
-        links = [Link(**entry) for entry in entries]
-        self._table.update({(link.source, link.destination): link for link in links})
+        for link in [Link(**entry) for entry in entries]:
+            ends = link.source, link.destination
+            known = self._table.get(ends, link)
+            self._table[ends] = Link(
+                *ends,
+                rtt=known.rtt if link.rtt is None else link.rtt,
+                throughput=known.throughput if link.throughput is None else link.throughput,
+            )
+        rates = [link.throughput for link in self._table.values() if link.throughput is not None]
+        self._usual = median(rates) if rates else DEFAULT_THROUGHPUT
 
     def handle(
         self, comm: object = None, links: Iterable[Mapping[str, Any]] = ()
     ) -> list[dict[str, Any]]:
-        """Add links at the request of whoever measures them, and return the table.
+        """Add links at a client's request, and return the table.
 
         Parameters
         ----------
@@ -99,32 +112,49 @@ class Links:
         """Return the table as `update` takes it."""
         return [asdict(link) for _, link in sorted(self._table.items())]
 
-    def between(self, source: str, destination: str) -> Link:
-        """Return the link from one pool to another; where only the way back is known, that."""
-        found = self._table.get((source, destination)) or self._table.get((destination, source))
-        return found or _UNMEASURED
+    def rtt(self, source: str, destination: str) -> float:
+        """Return the seconds of a round trip between two pools."""
+        found = self._known(source, destination, "rtt")
+        return DEFAULT_RTT if found is None else found
+
+    def throughput(self, source: str, destination: str) -> float:
+        """Return the bytes per second from one pool to another.
+
+        Where it is unknown, that of the way back is taken, or else the median of all links.
+        """
+        found = self._known(source, destination, "throughput")
+        return self._usual if found is None else found
 
     def rtt_of(self, pool: str) -> float:
         """Return the seconds of a round trip between the scheduler and a pool; 0 if unknown."""
-        found = self._table.get((OPERATOR, pool)) or self._table.get((pool, OPERATOR))
-        return found.rtt if found else 0.0
+        return self._known(OPERATOR, pool, "rtt") or 0.0
+
+    def _known(self, source: str, destination: str, what: str) -> float | None:
+        for ends in ((source, destination), (destination, source)):
+            link = self._table.get(ends)
+            value: float | None = getattr(link, what, None)
+            if value is not None:
+                return value
+        return None
 
     def seconds(self, source: str, destination: str, nbytes: int) -> float:
         """Return the time that bytes take from one pool to another."""
-        link = self.between(source, destination)
-        return link.rtt + nbytes / link.throughput
+        return self.rtt(source, destination) + nbytes / self.throughput(source, destination)
 
     def costs(self, pools: Sequence[str]) -> list[list[float]]:
         """Return the relative cost of a byte, ``costs[source][destination]``.
 
-        The cheapest pair costs 1, and others a power of 2: measurements vary by some tens of per
-        cent from one to the next, which is no reason to move more bytes.
+        The cheapest pair costs 1, one that is at least `UNLIKE` times slower `UNLIKE`, and so on by
+        powers.
         """
-        rates = [[self.between(a, b).throughput for b in pools] for a in pools]
+        rates = [[self.throughput(a, b) for b in pools] for a in pools]
         pairs = range(len(pools))
         off = [rates[a][b] for a in pairs for b in pairs if a != b]
         fastest = max(off, default=1.0)
         return [
-            [0.0 if a == b else 2.0 ** round(math.log2(fastest / rates[a][b])) for b in pairs]
+            [
+                0.0 if a == b else UNLIKE ** math.floor(math.log(fastest / rates[a][b], UNLIKE))
+                for b in pairs
+            ]
             for a in pairs
         ]

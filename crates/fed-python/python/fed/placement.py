@@ -152,6 +152,10 @@ class Placer:
         inputs = [UNKNOWN_ROOT if nbytes < 0 else nbytes for nbytes in sizes]
         return Estimator(self.blocks, self.learned).nbytes(task.key, task.run_spec, inputs)
 
+    def guess(self, task: TaskState) -> int | None:
+        """Return what is known of the bytes of a task's output without any that has run."""
+        return Estimator(self.blocks, self.learned).guess(task.key, task.run_spec)
+
     @staticmethod
     def pools_of_task(task: TaskState) -> frozenset[str]:
         """Return the pools that a task is restricted to."""

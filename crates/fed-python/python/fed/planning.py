@@ -21,6 +21,11 @@ SLACK = 4096.0
 """Bytes that a free task may cost more in the wrong pool: less than a round trip is worth."""
 
 
+SHARDS_OF_TABLES = 1.5
+"""Bytes of the shards of a table for each byte of it: Dask adds the index and the number of the
+partition to every row. So a table that is shuffled abroad crosses before it is cut into shards."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What binds the placement of a graph's tasks."""
@@ -58,6 +63,8 @@ class Plan:
     """Bytes that will cross, ``crossing[source][destination]``."""
     present: array[int]
     """Pools that hold each output already, as bits."""
+    barriers: list[Any]
+    """Keys of the barriers of peer-to-peer shuffles."""
 
     def pool_of(self, key: Any) -> str | None:
         """Return the pool of a task, or None where any will do."""
@@ -125,8 +132,9 @@ def make_plan(
         answer.reasons,
         answer.crossing_bytes,
         present,
+        [key for key, node in graph.items() if key in index and dask_private.is_barrier(node)],
     )
-    _align_shuffles(plan, graph)
+    _align_shuffles(plan)
     return plan
 
 
@@ -160,6 +168,8 @@ def _measure(
             for number in inputs:
                 first, last = indptr[number], indptr[number + 1]
                 moved = sum(nbytes[source] for source in indices[first:last])
+                if not dask_private.is_rechunk(keys[number]):
+                    moved = int(moved * SHARDS_OF_TABLES)
                 nbytes[-1] += moved - nbytes[number]
                 nbytes[number] = moved
         else:
@@ -169,15 +179,14 @@ def _measure(
     return nbytes, indptr, indices
 
 
-def _align_shuffles(plan: Plan, graph: Mapping[Any, Any]) -> None:
+def _align_shuffles(plan: Plan) -> None:
     """Give the outputs of every peer-to-peer shuffle one pool, and its barrier the same.
 
     Which worker puts which output together is decided once for all of them.
     """
-    barriers = [key for key, node in graph.items() if dask_private.is_barrier(node)]
-    if not barriers:
+    if not plan.barriers:
         return
-    numbers = {plan.index[key] for key in barriers if key in plan.index}
+    numbers = {plan.index[key] for key in plan.barriers}
     outputs: dict[int, list[int]] = {number: [] for number in numbers}
     for number in range(len(plan.keys)):
         for source in plan.inputs(number):

@@ -10,6 +10,7 @@ from fed import _dask_private as dask_private
 from fed.names import pools_in
 from fed.placement import PLACED, advise, free, is_placed
 from fed.planning import Facts, make_plan
+from fed.relays import is_relay
 from fed.sizes import Estimator
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Expectations:
         self.placer = placer
         self._expected: dict[Any, tuple[int, int]] = {}
         self._done: dict[Any, int] = {}
+        self._passing: dict[Any, int] = {}
         self._scheduled = False
         self._not_before = 0.0
 
@@ -59,9 +61,19 @@ class Expectations:
                 name = _name(key)
                 count, total = sums.get(name, (0, 0))
                 sums[name] = count + 1, total + nbytes
+        known = self.placer.scheduler.tasks
+        self._passing = {key: size for key, size in self._passing.items() if key in known}
+        self._passing |= {key: plan.nbytes[plan.index[key]] for key in plan.barriers}
         self._expected.update(sums)
         for name in sums:
             self._done[name] = 0
+
+    def bytes_of(self, task: TaskState) -> int:
+        """Return the bytes that a task which has run, or runs, hands on.
+
+        Those of a peer-to-peer shuffle pass by its barrier, whose own output is next to nothing.
+        """
+        return self._passing.get(task.key) or self.placer.bytes_of(task)
 
     def observe(self, task: TaskState) -> None:
         """Compare a finished task; place waiting ones anew if that is worth it."""
@@ -141,14 +153,25 @@ def replace_waiting(placer: Placer, expectations: Expectations) -> int:
             key: placer.topology.pools_of(task.who_has or {task.processing_on})
             for key, task in held.items()
         },
-        present_bytes={key: placer.bytes_of(task) for key, task in held.items()},
+        present_bytes={key: expectations.bytes_of(task) for key, task in held.items()},
         costs=placer.links.costs(names),
         threads=[placer.topology.threads(name) for name in names],
     )
     order = {key: task.priority for key, task in {**waiting, **ready}.items()}
     plan = make_plan(graph, order, Estimator(placer.blocks, placer.learned), facts)
     expectations.expect(plan)
-    return sum(_move(waiting[key], plan.pool_of(key)) for key in waiting.keys() - bound)
+    return sum(_move(waiting[key], _pool_in(plan, waiting[key])) for key in waiting.keys() - bound)
+
+
+def _pool_in(plan: Plan, task: TaskState) -> str | None:
+    """Return the pool that a plan has for a task; for a relay, that of those who need it.
+
+    It is of no use anywhere else, but costs as little beside its input.
+    """
+    if not is_relay(task.key):
+        return plan.pool_of(task.key)
+    pools = [plan.pool_of(user.key) for user in task.dependents if user.key in plan.index]
+    return max(sorted(set(pools), key=str), key=pools.count, default=plan.pool_of(task.key))
 
 
 def _bound(tasks: Iterable[TaskState]) -> set[Any]:
@@ -157,11 +180,9 @@ def _bound(tasks: Iterable[TaskState]) -> set[Any]:
     for task in tasks:
         is_pinned = pools_in(task.resource_restrictions) and not is_placed(task)
         is_settled = task.actor or task.worker_restrictions or task.host_restrictions
-        if is_pinned or is_settled:
+        is_shuffle = any(dask_private.is_barrier(it.run_spec) for it in (task, *task.dependencies))
+        if is_pinned or is_settled or is_shuffle:
             bound.add(task.key)
-        elif dask_private.is_barrier(task.run_spec):
-            bound.add(task.key)
-            bound.update(output.key for output in task.dependents)
     return bound
 
 

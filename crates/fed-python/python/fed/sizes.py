@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import key_split
@@ -21,7 +20,12 @@ SMALL = 1 << 10
 SPREAD = 8
 """Ratio of the largest to the smallest output of a name beyond which the name tells nothing."""
 
-_GENERIC = frozenset({"getitem", "finalize", "concatenate", "stack", "transpose", "reshape"})
+_GENERIC = frozenset(
+    {
+        *("concatenate", "finalize", "getitem", "overlap", "rechunk-merge", "rechunk-split"),
+        *("reshape", "shuffle-split", "stack", "transpose", "where"),
+    }
+)
 """Names of tasks whose outputs are as large as what they are given."""
 
 UNKNOWN_ROOT = 1 << 20
@@ -36,16 +40,23 @@ class Blocks:
     """Lengths along each axis; NaN where unknown."""
     itemsize: int
 
-    def nbytes(self, index: tuple[Any, ...]) -> int | None:
-        """Return the bytes of the block at an index, or None if that is unknown."""
+    def shape(self, index: tuple[Any, ...]) -> list[int] | None:
+        """Return the shape of the block at an index, or None if that is unknown."""
         if len(index) != len(self.chunks):
             return None
-        size = float(self.itemsize)
+        shape = []
         for position, lengths in zip(index, self.chunks, strict=True):
             if not isinstance(position, int) or not 0 <= position < len(lengths):
                 return None
-            size *= lengths[position]
-        return None if math.isnan(size) else int(size)
+            if math.isnan(lengths[position]):
+                return None
+            shape.append(int(lengths[position]))
+        return shape
+
+    def nbytes(self, index: tuple[Any, ...]) -> int | None:
+        """Return the bytes of the block at an index, or None if that is unknown."""
+        shape = self.shape(index)
+        return None if shape is None else math.prod(shape) * self.itemsize
 
 
 _ARRAYS = {
@@ -90,6 +101,19 @@ def _reduced(layer: Any, chunks: tuple[tuple[float, ...], ...]) -> tuple[tuple[f
     )
 
 
+@dataclass
+class _Group:
+    """Finished tasks of one collection."""
+
+    count: int = 0
+    total: int = 0
+    """Bytes of their outputs."""
+    guessed: int = 0
+    """Bytes that their chunks made believe, of those that have one."""
+    total_of_guessed: int = 0
+    """Bytes that these had."""
+
+
 class Learned:
     """Mean bytes of the outputs of finished tasks, by the name in their keys and by prefix."""
 
@@ -97,24 +121,53 @@ class Learned:
     """Names after which those heard of first are dropped."""
 
     def __init__(self) -> None:
-        self._groups: dict[Any, tuple[int, int]] = {}
+        self._groups: dict[Any, _Group] = {}
         self._prefixes: dict[str, tuple[int, int, int, int]] = {}
 
-    def add(self, key: Any, prefix: str, nbytes: int) -> None:
-        """Take note of one finished task."""
+    def add(self, key: Any, prefix: str, nbytes: int, guess: int | None = None) -> None:
+        """Take note of one finished task.
+
+        Parameters
+        ----------
+        key, prefix
+            Its key, and the name in it.
+        nbytes
+            Of its output.
+        guess
+            What its chunk alone made believe, if it has one.
+        """
         if type(key) is tuple:
-            count, total = self._groups.get(key[0], (0, 0))
-            self._groups[key[0]] = count + 1, total + nbytes
-            if len(self._groups) > self.LIMIT:
-                del self._groups[next(iter(self._groups))]
+            group = self._groups.get(key[0])
+            if group is None:
+                group = self._groups[key[0]] = _Group()
+                if len(self._groups) > self.LIMIT:
+                    del self._groups[next(iter(self._groups))]
+            group.count += 1
+            group.total += nbytes
+            if guess:
+                group.guessed += guess
+                group.total_of_guessed += nbytes
         count, total, least, most = self._prefixes.get(prefix, (0, 0, nbytes, nbytes))
         entry = count + 1, total + nbytes, min(least, nbytes), max(most, nbytes)
         self._prefixes[prefix] = entry
 
-    def of_group(self, key: Any) -> int | None:
-        """Return the mean of the collection that a key belongs to."""
-        entry = self._groups.get(key[0]) if type(key) is tuple and key else None
-        return None if entry is None else entry[1] // entry[0]
+    def of_group(self, key: Any, guess: int | None = None) -> int | None:
+        """Return what a task of a collection gives, by those of it that have finished.
+
+        Parameters
+        ----------
+        key
+            Its key.
+        guess
+            What its chunk alone makes believe. It is corrected by the factor by which the others
+            were wrong; without it, all are taken to be equal.
+        """
+        group = self._groups.get(key[0]) if type(key) is tuple and key else None
+        if group is None:
+            return None
+        if guess is not None and group.guessed:
+            return guess * group.total_of_guessed // group.guessed
+        return group.total // group.count
 
     def of_prefix(self, key: Any) -> int | None:
         """Return the mean of all tasks of the same name, if that tells of their size."""
@@ -153,9 +206,10 @@ class Estimator:
         inputs
             The bytes of its inputs.
         """
-        known = self.learned.of_group(key)
+        guess = self.guess(key, node)
+        known = self.learned.of_group(key, guess)
         if known is None:
-            known = self._known(key, node)
+            known = guess
         if known is None:
             known = self.learned.of_prefix(key)
         if known is not None:
@@ -165,7 +219,8 @@ class Estimator:
             return UNKNOWN_ROOT
         return sum(sizes) if _joins(node) else max(sizes)
 
-    def _known(self, key: Any, node: Any) -> int | None:
+    def guess(self, key: Any, node: Any) -> int | None:
+        """Return what a task's chunk, its data or its pin tell of its output, if they do."""
         if isinstance(key, tuple) and key and (blocks := self.blocks.get(key[0])):
             size = blocks.nbytes(key[1:])
             if size is not None:
@@ -182,24 +237,24 @@ class Estimator:
             if func.nbytes is not None:
                 return func.nbytes
             func = func.__wrapped__
-        if func is getitem and len(node.args) == 2:  # noqa: PLR2004
+        if getattr(func, "__name__", "") == "getitem" and len(node.args) == 2:  # noqa: PLR2004
             return self._bytes_of_slice(*node.args)
         return None
 
     def _bytes_of_slice(self, source: Any, index: Any) -> int | None:
-        """Return the bytes of a piece that a rechunk cuts from a block."""
-        name = getattr(source, "key", None)
-        blocks = self.blocks.get(name[0]) if isinstance(name, tuple) and name else None
-        if blocks is None or not isinstance(index, tuple):
+        """Return the bytes of a piece that is cut from a block, such as a rechunk or a halo is."""
+        key = source.target if isinstance(source, dask_private.Alias) else source
+        key = getattr(key, "key", key)
+        blocks = self.blocks.get(key[0]) if isinstance(key, tuple) and key else None
+        shape = None if blocks is None else blocks.shape(key[1:])
+        if blocks is None or shape is None or not isinstance(index, tuple):
             return None
-        size = blocks.itemsize
-        for part in index:
-            if not isinstance(part, slice) or part.step not in (None, 1):
-                return None
-            if not isinstance(part.start, int) or not isinstance(part.stop, int):
-                return None
-            size *= max(part.stop - part.start, 0)
-        return size
+        if len(index) != len(shape) or not all(isinstance(part, slice) for part in index):
+            return None
+        lengths = (
+            len(range(*part.indices(length))) for part, length in zip(index, shape, strict=True)
+        )
+        return math.prod(lengths) * blocks.itemsize
 
 
 def bytes_of_data(value: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fed import _dask_private as dask_private
@@ -17,7 +18,7 @@ def reckon_with_links(scheduler: Scheduler, topology: Topology, links: Links) ->
     """Make a scheduler take the link between two pools for what it costs.
 
     It is used wherever Dask assumes one bandwidth for all: when a worker is chosen for a task,
-    and when a task is stolen.
+    when a task is stolen, and when one of several replicas is fetched.
 
     Parameters
     ----------
@@ -28,9 +29,22 @@ def reckon_with_links(scheduler: Scheduler, topology: Topology, links: Links) ->
     links
         What it costs to move bytes between them.
     """
+    transfers = Transfers(scheduler, topology, links)
+    dask_private.hook_costs(scheduler, transfers.seconds)
+    dask_private.hook_holders(scheduler, transfers.nearest_holders)
 
-    def seconds(task: TaskState, worker: WorkerState) -> float | None:
-        pool = topology.pool_of(worker)
+
+@dataclass(frozen=True)
+class Transfers:
+    """Says what transfers between a scheduler's workers cost."""
+
+    scheduler: Scheduler
+    topology: Topology
+    links: Links
+
+    def seconds(self, task: TaskState, worker: WorkerState) -> float | None:
+        """Return how long a task's inputs take to a worker; None for one outside every pool."""
+        pool = self.topology.pool_of(worker)
         if pool is None:
             return None
         near = 0
@@ -39,26 +53,32 @@ def reckon_with_links(scheduler: Scheduler, topology: Topology, links: Links) ->
             holders = dependency.who_has or ()
             if worker in holders:
                 continue
-            sources = {topology.pool_of(holder) for holder in holders}
+            sources = {self.topology.pool_of(holder) for holder in holders}
             if pool in sources or None in sources or not sources:
                 near += dependency.get_nbytes()
             else:
                 source = min(
                     (name for name in sources if name is not None),
-                    key=lambda name: links.seconds(name, pool, 0),
+                    key=lambda name: self.links.seconds(name, pool, 0),
                 )
                 far[source] = far.get(source, 0) + dependency.get_nbytes()
-        cost = near / scheduler.bandwidth
+        cost = near / self.scheduler.bandwidth
         if far:
-            cost += sum(links.seconds(source, pool, nbytes) for source, nbytes in far.items())
+            cost += sum(self.links.seconds(source, pool, nbytes) for source, nbytes in far.items())
         return float(cost)
 
-    def holders_near(dependency: TaskState, worker: WorkerState) -> list[str] | None:
-        pool = topology.pool_of(worker)
+    def nearest_holders(self, dependency: TaskState, worker: WorkerState) -> list[str] | None:
+        """Return those who hold an input in the worker's pool, else in that of the best link.
+
+        None where every holder will do.
+        """
+        pool = self.topology.pool_of(worker)
         if pool is None:
             return None
-        near = [h.address for h in dependency.who_has or () if topology.pool_of(h) == pool]
-        return near or None
-
-    dask_private.hook_costs(scheduler, seconds)
-    dask_private.hook_holders(scheduler, holders_near)
+        found: dict[str | None, list[str]] = {}
+        for holder in dependency.who_has or ():
+            found.setdefault(self.topology.pool_of(holder), []).append(holder.address)
+        if pool in found or None in found:
+            return found.get(pool)
+        nbytes = dependency.get_nbytes()
+        return found[min(found, key=lambda name: self.links.seconds(str(name), pool, nbytes))]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from fed.ledger import count_outgoing
 from fed.names import resource_of
 from fed.pins import POOL_VARIABLE
+from fed.probing import answer_probes
 
 if TYPE_CHECKING:
     from distributed.worker import Worker
@@ -47,13 +48,14 @@ gc.enable()  # see `fed.dask_worker`
 
 
 def dask_setup(worker: Worker) -> None:
-    """Make a worker offer the resource of its pool, and count what it sends.
+    """Make a worker offer the resource of its pool, count what it sends, and tell of its links.
 
     Called by Dask before it registers.
     """
     later = Thread(target=_import_all, args=(PRELOADED_LATER,), name="fed-preload", daemon=True)
     worker.loop.call_later(SETTLED, later.start)
     count_outgoing(worker)
+    answer_probes(worker)
     pool = os.environ.get(POOL_VARIABLE)
     if not pool:
         return

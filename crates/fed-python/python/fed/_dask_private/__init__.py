@@ -41,7 +41,9 @@ from fed._dask_private.tasks import (
     is_barrier,
     is_coroutine_function,
     is_future,
+    is_rechunk,
     name_of_key,
+    pickle_function,
     rebuild_container,
     rebuild_task,
     rename_blockwise,
@@ -50,7 +52,7 @@ from fed._dask_private.tasks import (
     subgraph_of,
 )
 from fed._dask_private.used import USED, USED_WITH_FRAMES, missing
-from fed._dask_private.worker import hook_nannies, hook_outgoing
+from fed._dask_private.worker import hook_incoming, hook_nannies, hook_outgoing
 
 __all__ = [
     "USED",
@@ -73,6 +75,7 @@ __all__ = [
     "hook_costs",
     "hook_frames",
     "hook_holders",
+    "hook_incoming",
     "hook_layers",
     "hook_memory_manager",
     "hook_nannies",
@@ -88,10 +91,12 @@ __all__ = [
     "is_frame",
     "is_future",
     "is_graph_expression",
+    "is_rechunk",
     "materialise",
     "missing",
     "name_of_key",
     "order",
+    "pickle_function",
     "pickled",
     "rebuild_container",
     "rebuild_task",

@@ -127,6 +127,18 @@ def is_future(node: object) -> bool:
     return isinstance(node, TaskRef) or bool(getattr(node, "__dask_future__", False))
 
 
+def is_rechunk(key: Any) -> bool:
+    """Tell whether a task that sends shards of a peer-to-peer shuffle sends those of an array."""
+    return (name_of_key(key) or str(key)).startswith("rechunk-")
+
+
+def pickle_function(func: Any) -> bytes:
+    """Return a function as Dask sends it."""
+    from distributed.protocol.pickle import dumps
+
+    return bytes(dumps(func))
+
+
 def is_coroutine_function(func: object) -> bool:
     """Tell whether a worker has to await what ``func`` returns."""
     from distributed.utils import iscoroutinefunction

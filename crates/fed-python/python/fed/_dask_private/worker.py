@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Log(deque[Any]):
-    """Dask's log of a worker's outgoing transfers, which tells of each entry."""
+    """One of Dask's two logs of a worker's transfers, which tells of each entry."""
 
     def __init__(self, entries: Any, maxlen: int | None, tell: Callable[[Any], None]) -> None:
         super().__init__(entries, maxlen)
@@ -46,6 +46,24 @@ def hook_outgoing(worker: Any, count: Callable[[str, str, int], None]) -> None:
     log = worker.transfer_outgoing_log
     worker.transfer_outgoing_log = _Log(log, log.maxlen, tell)
     _hook_shards(count)
+
+
+def hook_incoming(worker: Any, tell: Callable[[str, int, float], None]) -> None:
+    """Call a function with every transfer that a worker has fetched from another.
+
+    Parameters
+    ----------
+    worker
+        The worker.
+    tell
+        Takes the peer's address, bytes, and seconds from the request to the last byte.
+    """
+
+    def pass_on(entry: Any) -> None:
+        tell(entry["who"], entry["total"], entry["duration"])
+
+    log = worker.transfer_incoming_log
+    worker.transfer_incoming_log = _Log(log, log.maxlen, pass_on)
 
 
 def hook_nannies(on_end: Callable[[str], object]) -> None:
