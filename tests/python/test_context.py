@@ -169,5 +169,6 @@ def test_every_public_name_can_be_imported() -> None:
     for name in fed.__all__:
         assert getattr(fed, name) is not None
         assert name in dir(fed)
+    assert {name for name in dir(fed) if not name.startswith("__")} == set(fed.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = fed.nonsense

@@ -31,6 +31,12 @@ def explained(client: Client, data: Path) -> fed.Explanation:
     return explanation
 
 
+@pytest.mark.parametrize("given", [3, np.ones(3), xr.DataArray([1, 2])])
+def test_what_has_no_tasks_is_refused_with_a_sentence(given: Any) -> None:
+    with pytest.raises(fed.NotLazyError, match=r"would call \.compute\(\) on"):
+        fed.explain(given)
+
+
 def test_it_runs_nothing_and_tells_what_will_cross(client: Client, data: Path) -> None:
     before = fed.stats()["tasks_per_pool"]
     explanation = explained(client, data)

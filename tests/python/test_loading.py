@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,21 @@ def test_data_is_refused_on_the_worker(opener: Any, found: str, client: Client) 
         fed.load(opener, pool=NORTH)
     assert "chunks={}" in str(caught.value)
     assert f"in pool {NORTH!r}" in caught.value.__notes__[0]
+
+
+def test_a_module_that_a_site_lacks_is_named_and_its_workers_live(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def opener(): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    opener = importlib.import_module("only_here").opener
+    before = client.scheduler_info(n_workers=-1)["workers"].keys()
+    with pytest.raises(fed.MissingModuleError) as caught:
+        fed.load(opener, pool=NORTH)
+    assert caught.value.module == "only_here"
+    assert caught.value.pool == NORTH
+    assert caught.value.worker.startswith(NORTH)
+    assert client.scheduler_info(n_workers=-1)["workers"].keys() == before
 
 
 def test_chunks_none_is_refused(client: Client, data: Path) -> None:

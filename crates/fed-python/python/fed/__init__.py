@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         AmbiguousPathError,
         EmptyPoolError,
         FedError,
+        MissingModuleError,
         NotLazyError,
         NotRunningError,
         PoolConflictError,
@@ -53,6 +54,7 @@ _HOMES = {
     "AmbiguousPathError": "fed.errors",
     "EmptyPoolError": "fed.errors",
     "FedError": "fed.errors",
+    "MissingModuleError": "fed.errors",
     "NotLazyError": "fed.errors",
     "NotRunningError": "fed.errors",
     "PoolConflictError": "fed.errors",
@@ -74,6 +76,7 @@ __all__ = [
     "Explanation",
     "FedClient",
     "FedError",
+    "MissingModuleError",
     "NotLazyError",
     "NotRunningError",
     "PoolConflictError",
@@ -109,5 +112,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the public names, imported or not."""
-    return sorted({*globals(), *__all__})
+    """List the public names, imported or not, and those that every module has."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

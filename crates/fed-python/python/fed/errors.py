@@ -83,9 +83,21 @@ class AmbiguousPathError(FedError):
 
 
 class NotLazyError(FedError):
-    """An opener returned data instead of a lazy object. Attribute: ``kind``."""
+    """There is data where a lazy object is needed. Attribute: ``kind``."""
 
     kind: str
+
+
+class MissingModuleError(FedError):
+    """A worker cannot import what a task needs.
+
+    Attributes: ``module``, ``worker``, ``pool``, ``site``.
+    """
+
+    module: str | None
+    worker: str
+    pool: str
+    site: str | None
 
 
 class NotRunningError(FedError):

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask.base import collections_to_expr
+from dask.base import collections_to_expr, is_dask_collection
 from dask.utils import format_bytes, key_split
 
 from fed import _dask_private as dask_private
 from fed.advice import advise
 from fed.client import current_client
 from fed.drawing import draw
+from fed.errors import NotLazyError
 from fed.files import misaligned
 
 if TYPE_CHECKING:
@@ -130,10 +131,23 @@ def explain(*collections: Any, client: Client | None = None) -> Any:
     Explanation
         An awaitable of it, for an asynchronous client.
 
+    Raises
+    ------
+    NotLazyError
+        If something given is no Dask collection.
+
     Examples
     --------
     >>> fed.explain(predictions.mean("realization") - observations)  # doctest: +SKIP
     """
+    for obj in collections:
+        if not is_dask_collection(obj):
+            raise NotLazyError(
+                f"fed.explain was given a {type(obj).__module__}.{type(obj).__name__}, which has"
+                " no tasks. Give it what you would call .compute() on: Dask collections, or xarray"
+                " objects made of them.",
+                kind=type(obj).__name__,
+            )
     client = client or current_client()
     expr = collections_to_expr(collections)
     return client.sync(_explain, client, dask_private.pickled(expr), misaligned(collections))

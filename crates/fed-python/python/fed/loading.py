@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickle
+import sys
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import funcname
 
+from fed import _dask_private as dask_private
 from fed.catalogs import catalog, is_path_like
 from fed.client import current_client
 from fed.context import pinning
-from fed.errors import AmbiguousPathError, UnknownPathError
+from fed.errors import AmbiguousPathError, MissingModuleError, UnknownPathError
 from fed.federation import pools_of_current_client
 from fed.graphs import pin_collection
 from fed.laziness import check_lazy, read_small
@@ -54,6 +57,8 @@ def load(func: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
         If no pool is given and the catalog finds none, or several.
     UnknownPoolError
         If there is no such pool.
+    MissingModuleError
+        If the site's workers cannot import what ``func`` needs.
     NotRunningError
         If there is no client.
     Exception
@@ -74,10 +79,11 @@ def load(func: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
     with pinning(pool):
         future = client.submit(
             open_here,
-            func,
+            dask_private.pickle_function(func),
             args,
             kwargs,
             pool,
+            site,
             key=key,
             pure=False,
             resources={resource_of(pool): 0},
@@ -90,26 +96,53 @@ async def _collect(client: Any, future: Any, opener: str, pool: str, site: str |
     try:
         return await client.gather(future, asynchronous=True)
     except Exception as error:
-        place = f"pool {pool!r}" + (f" at site {site!r}" if site else "")
-        error.add_note(f"fed.load was running {opener} in {place}.")
+        error.add_note(f"fed.load was running {opener} in {_place(pool, site)}.")
         raise
 
 
+def _place(pool: str, site: str | None) -> str:
+    return f"pool {pool!r}" + (f" at site {site!r}" if site else "")
+
+
 def open_here(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], pool: str
+    pickled: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], pool: str, site: str | None
 ) -> Any:
     """Open data on the worker that this runs on, and return it lazy and pinned.
+
+    The opener comes pickled: a worker that cannot import what it needs would end as it receives
+    it, and the next, instead of telling.
 
     Raises
     ------
     NotLazyError
-        If ``func`` returned data; the error travels to the client, the data does not.
+        If the opener returned data; the error travels to the client, the data does not.
+    MissingModuleError
+        If the opener needs a module that this worker does not have.
     """
+    try:
+        func = pickle.loads(pickled)  # noqa: S301 - clients run any code on workers anyway
+    except ImportError as error:
+        raise _missing_module(error, pool, site) from error
     with pinning(pool):
         opened = func(*args, **kwargs)
         check_lazy(opened, funcname(func))
         read_small(opened)
         return pin_collection(opened, pool)
+
+
+def _missing_module(error: ImportError, pool: str, site: str | None) -> MissingModuleError:
+    worker = dask_private.current_worker()
+    name = str(worker.name) if worker is not None else ""
+    return MissingModuleError(
+        f"worker {name!r} of {_place(pool, site)} cannot import"
+        f" {error.name or 'what the opener needs'!r} ({error}). The site's administrator has to"
+        " install it, in the version that you have, into the environment that agent.toml names as"
+        f" `python`: {sys.executable}.",
+        module=error.name,
+        worker=name,
+        pool=pool,
+        site=site,
+    )
 
 
 _OWN_CHUNKS: dict[str, int] = {}
