@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.e2e import programs
 from tests.e2e.waiting import PATIENCE
-from tests.e2e.world import SITES, WORKERS
+from tests.e2e.world import WORKERS
 
 if TYPE_CHECKING:
     from tests.e2e.lab import Host
@@ -25,7 +25,7 @@ def start(world: World) -> Notebook:
     operator = world.operator
     _dask(world, operator, "scheduler", "--host", operator.addr4, "--port", str(PORT),
           "--no-dashboard")  # fmt: skip
-    for site in SITES:
+    for site in world.sites:
         for number in range(WORKERS):
             _dask(world, world.lab[site], "worker", f"tcp://{operator.addr4}:{PORT}",
                   "--host", world.lab[site].addr4, "--name", f"{site}-{number}",
@@ -33,7 +33,7 @@ def start(world: World) -> Notebook:
                   "--resources", f"pool-{site}=1",
                   "--local-directory", programs.TEMPORARY)  # fmt: skip
     notebook = world.notebook()
-    notebook(_connect, f"tcp://{operator.addr4}:{PORT}", len(SITES) * WORKERS)
+    notebook(_connect, f"tcp://{operator.addr4}:{PORT}", len(world.sites) * WORKERS)
     return notebook
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from tests.e2e.lab import Host
+    from tests.e2e.lab import Host, Link
 
 SITES = ("ecmwf", "eumetsat")
 WORKERS = 2
@@ -207,9 +207,10 @@ class World:
         return done
 
     def up_arguments(
-        self, *options: str, sites: Iterable[str] = SITES, workers: int = WORKERS
+        self, *options: str, sites: Iterable[str] | None = None, workers: int = WORKERS
     ) -> list[str]:
-        """Return the arguments of ``fed up`` for some sites."""
+        """Return the arguments of ``fed up`` for some sites, all by default."""
+        sites = tuple(self.sites if sites is None else sites)
         numbers = [f"--workers={site}={workers}" for site in sites]
         return ["up", *sites, "--python", self.paths.python, *numbers, *options]
 
@@ -270,6 +271,8 @@ def running(
     data: Path,
     *,
     see_all: bool = False,
+    names: tuple[str, ...] = SITES,
+    wan: Link | None = None,
     more_hosts: Iterable[str] = (),
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     paths: Paths | None = None,
@@ -285,7 +288,11 @@ def running(
     data
         As `tests.e2e.data.write` has written it.
     see_all
-        Whether each site, and the operator, sees the data of both sites.
+        Whether each site, and the operator, sees the data of all sites.
+    names
+        Names of the sites.
+    wan
+        The link between all hosts, if not that of every lab.
     more_hosts
         Names of further hosts, without an agent.
     changes
@@ -298,17 +305,18 @@ def running(
         Numbers of the user and group that agents and operator run as.
     """
     paths = paths or Paths.of_machine()
-    hosts = ["operator", *SITES, *more_hosts]
+    hosts = ["operator", *names, *more_hosts]
     seen = {
-        host: [*binds, *(_bind(data, tree) for tree in _trees(host, see_all))] for host in hosts
+        host: [*binds, *(_bind(data, tree) for tree in _trees(host, names, see_all))]
+        for host in hosts
     }
     private = {host: [programs.TEMPORARY] for host in hosts}
-    with Lab(hosts, binds=seen, private=private) as lab, ExitStack() as cleanup:
+    with Lab(hosts, binds=seen, private=private, wan=wan) as lab, ExitStack() as cleanup:
         for host in lab.hosts.values():
             host.path(programs.TEMPORARY).chmod(0o1777)
         sites = {}
-        for name in SITES:
-            others = [f"/data/{other}" for other in SITES if see_all and other != name]
+        for name in names:
+            others = [f"/data/{other}" for other in names if see_all and other != name]
             values = {
                 "data": [f"/data/{name}", "/data/shared"],
                 "read_only": others,
@@ -332,10 +340,10 @@ def enrol(world: World, site: Site) -> None:
     world.fed("site", "add", site.name, "-", input=invitation)
 
 
-def _trees(host: str, see_all: bool) -> list[str]:
+def _trees(host: str, names: tuple[str, ...], see_all: bool) -> list[str]:
     if see_all:
-        return [*SITES, "shared"]
-    return [*(site for site in SITES if site == host), "shared"]
+        return [*names, "shared"]
+    return [*(site for site in names if site == host), "shared"]
 
 
 def _bind(data: Path, tree: str) -> Bind:

@@ -10,8 +10,11 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde::Serialize;
 
+mod dask;
 mod mesh;
 mod place;
+
+use dask::Benchmark;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -26,7 +29,20 @@ enum Bench {
     Mesh(mesh::Arguments),
     /// Time and memory of the placement of graphs of up to a million tasks
     Place(place::Arguments),
+    /// Bytes that cross between sites, with fed and with stock Dask, beside the fewest that can
+    Placement(dask::Arguments),
+    /// Tasks per second of a scheduler with fed's extension, beside a stock one
+    Scheduler(dask::Arguments),
 }
+
+const PLACEMENT: Benchmark = Benchmark {
+    name: "placement",
+    has_hosts: true,
+};
+const SCHEDULER: Benchmark = Benchmark {
+    name: "scheduler",
+    has_hosts: false,
+};
 
 /// Runs a benchmark; the exit code is 1 when something is beyond what the project promises.
 ///
@@ -36,6 +52,8 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.bench {
         Bench::Mesh(arguments) => mesh::run(root, arguments),
         Bench::Place(arguments) => place::run(root, arguments),
+        Bench::Placement(arguments) => dask::run(root, &PLACEMENT, arguments),
+        Bench::Scheduler(arguments) => dask::run(root, &SCHEDULER, arguments),
     }
 }
 
