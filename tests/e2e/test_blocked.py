@@ -55,7 +55,10 @@ CASES = {
                 r"allow UDP from ecmwf to [\da-f.:]+ \(port \d+ in this federation\), "
                 r"and allow UDP from eumetsat to"
             ),
-            r"no datagram from operator reaches ecmwf: allow UDP from operator to",
+            (
+                r"no datagram from operator reaches ecmwf, while those from ecmwf reach operator: "
+                r"allow UDP from operator to"
+            ),
         ),
     ),
 }

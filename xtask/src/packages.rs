@@ -21,8 +21,15 @@ pub(crate) const SYSTEMD: Package = Package {
     purpose: "verifying the units in deploy/systemd",
 };
 
+/// NATs and firewalls at hosts in namespaces.
+const NFTABLES: Package = Package {
+    name: "nftables",
+    program: "nft",
+    purpose: "sites behind NATs",
+};
+
 /// Every package that some test needs.
-pub(crate) const ALL: &[&Package] = &[&SYSTEMD];
+pub(crate) const ALL: &[&Package] = &[&SYSTEMD, &NFTABLES];
 
 /// The packages that `cargo xtask bench mesh` needs.
 pub(crate) const BENCH_MESH: &[&Package] = &[

@@ -104,15 +104,17 @@ fn show_member(member: &MemberReport) -> anyhow::Result<()> {
         ))?;
     }
     for peer in &member.peers {
-        let endpoint = peer
-            .endpoint
-            .map_or_else(|| "-".to_owned(), |address| address.to_string());
+        let path = match (&peer.relay, peer.endpoint) {
+            (Some(relay), _) => format!("relayed via {relay}"),
+            (None, Some(address)) => format!("direct, {address}"),
+            (None, None) => "-".to_owned(),
+        };
         let handshake = peer.handshake_seconds_ago.map_or_else(
             || "no handshake yet".to_owned(),
             |seconds| format!("handshake {seconds} s ago"),
         );
         console::data(&format!(
-            "    tunnel to {:<16} {endpoint}, {handshake}, {} B in, {} B out",
+            "    tunnel to {:<16} {path}, {handshake}, {} B in, {} B out",
             peer.name, peer.received_bytes, peer.sent_bytes
         ))?;
     }

@@ -7,6 +7,7 @@
 //! when they are to register with it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -74,6 +75,9 @@ pub struct Peer {
     pub public_key: String,
     /// `host:port`, or nothing where the node can only dial out.
     pub endpoint: Option<String>,
+    /// Where it may be reached besides: its own addresses, and those at which others see it.
+    #[serde(default)]
+    pub candidates: Vec<SocketAddr>,
 }
 
 /// An action that failed.
@@ -211,6 +215,11 @@ impl Lifecycle {
     /// How far each member is.
     pub fn members(&self) -> &BTreeMap<MemberId, MemberState> {
         &self.members
+    }
+
+    /// The members' nodes that run.
+    pub fn peers(&self) -> &BTreeMap<MemberId, Peer> {
+        &self.peers
     }
 
     /// Why the federation ends, once it does.
@@ -493,6 +502,7 @@ mod tests {
                         member,
                         public_key: format!("key{}", member.number()),
                         endpoint: None,
+                        candidates: Vec::new(),
                     },
                 ),
                 Action::StartScheduler => Event::SchedulerStarted,

@@ -14,7 +14,7 @@ use crate::{DropReason, PublicKey, RELAY_BURST, RELAY_RATE, Traffic};
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     routers: HashMap<RouterId, Linked>,
-    by_address: HashMap<SocketAddr, RouterId>,
+    by_address: HashMap<SocketAddr, PublicKey>,
     /// The routers that are reached straight, in the order of their keys.
     relays: Vec<PublicKey>,
 }
@@ -22,7 +22,11 @@ pub(crate) struct Links {
 #[derive(Debug)]
 struct Linked {
     key: PublicKey,
+    /// Where it is reached.
     address: Option<SocketAddr>,
+    /// Where it was heard: a router may send from another address than it is reached at, for
+    /// example by IPv6 and by IPv4.
+    heard: Vec<SocketAddr>,
     budget: Mutex<Budget>,
 }
 
@@ -63,6 +67,7 @@ impl Links {
             let linked = before.remove(&id).unwrap_or_else(|| Linked {
                 key,
                 address: None,
+                heard: Vec::new(),
                 budget: Mutex::new(Budget {
                     bytes: RELAY_BURST,
                     filled: None,
@@ -82,14 +87,23 @@ impl Links {
         }
     }
 
+    /// Notes the addresses from which authentic datagrams of a router came lately.
+    pub(crate) fn set_heard(&mut self, key: PublicKey, addresses: &[SocketAddr]) {
+        if let Some(linked) = self.routers.get_mut(&RouterId::from(key)) {
+            linked.heard = addresses.to_vec();
+            self.index();
+        }
+    }
+
     fn index(&mut self) {
+        let routers = self.routers.values();
+        let heard = routers.flat_map(|linked| linked.heard.iter().map(|at| (*at, linked.key)));
+        self.by_address = heard.collect();
         let straight = self
             .routers
-            .iter()
-            .filter_map(|(id, linked)| Some((linked.address?, *id, linked.key)));
-        let straight: Vec<_> = straight.collect();
-        self.by_address = straight.iter().map(|(at, id, _)| (*at, *id)).collect();
-        self.relays = straight.into_iter().map(|(_, _, key)| key).collect();
+            .values()
+            .filter(|linked| linked.address.is_some());
+        self.relays = straight.map(|linked| linked.key).collect();
         self.relays.sort_unstable();
     }
 
@@ -103,25 +117,25 @@ impl Links {
         self.routers.get(&RouterId::from(key))?.address
     }
 
-    /// The router that is reached straight at this address.
+    /// The router that was heard at this address.
     pub(crate) fn router_at(&self, address: SocketAddr) -> Option<PublicKey> {
-        let id = self.by_address.get(&address)?;
-        self.routers.get(id).map(|linked| linked.key)
+        self.by_address.get(&address).copied()
     }
 
     /// Where to pass on a frame that came from `address`.
     ///
     /// # Errors
-    /// The frame is not from where its source is, for nobody who is reached straight, or too much.
+    /// The frame is not from where its source was heard, is for nobody who is reached straight, or is
+    /// too much.
     pub(crate) fn forward(
         &self,
         address: SocketAddr,
         frame: &Frame<'_>,
         now: Instant,
     ) -> Result<SocketAddr, DropReason> {
-        let source = self.by_address.get(&address);
-        let from = source.filter(|id| **id == frame.from && frame.from != frame.to);
-        let from = from.and_then(|id| self.routers.get(id));
+        let source = self.routers.get(&frame.from);
+        let from =
+            source.filter(|source| source.heard.contains(&address) && frame.from != frame.to);
         let to = self.routers.get(&frame.to).and_then(|to| to.address);
         let (Some(from), Some(to)) = (from, to) else {
             return Err(DropReason::RelayRefused);
@@ -167,8 +181,11 @@ mod tests {
     fn links() -> Links {
         let mut links = Links::default();
         links.set_members([1, 2, 3].into_iter().map(key));
-        links.set(key(1), Some(at(1)));
-        links.set(key(2), Some(at(2)));
+        for number in [1, 2] {
+            links.set(key(number), Some(at(number)));
+            links.set_heard(key(number), &[at(number), at(100 + number)]);
+        }
+        links.set_heard(key(3), &[at(3)]);
         links
     }
 
@@ -177,6 +194,7 @@ mod tests {
         let links = links();
         let now = Instant::now();
         assert_eq!(links.forward(at(1), &frame(2, 1), now), Ok(at(2)));
+        assert_eq!(links.forward(at(101), &frame(2, 1), now), Ok(at(2)));
         let refused = Err(DropReason::RelayRefused);
         // Not from where its source is; from nobody; to nobody; to one not reached; to itself.
         assert_eq!(links.forward(at(2), &frame(2, 1), now), refused);
@@ -184,7 +202,8 @@ mod tests {
         assert_eq!(links.forward(at(1), &frame(9, 1), now), refused);
         assert_eq!(links.forward(at(1), &frame(3, 1), now), refused);
         assert_eq!(links.forward(at(1), &frame(1, 1), now), refused);
-        assert_eq!(links.relayed(key(1)).packets, 1);
+        assert_eq!(links.relayed(key(1)).packets, 2);
+        assert_eq!(links.router_at(at(102)), Some(key(2)));
         assert_eq!(links.relays(), [key(1), key(2)]);
     }
 

@@ -19,7 +19,7 @@ use crate::path::{Path, canonical};
 const PINGS: usize = 64;
 
 /// In this round of doubt the path that answered best is taken instead.
-const GIVE_UP_ROUND: u32 = 2;
+const GIVE_UP_ROUND: u32 = 3;
 
 /// In this round of doubt a handshake is tried too: the peer may have lost its session.
 const HANDSHAKE_ROUND: u32 = 5;
@@ -48,6 +48,9 @@ pub(crate) struct Paths {
     unanswered: Option<Instant>,
     /// The path that was left last.
     left: Option<(Path, Instant)>,
+    /// The address by which the peer was last reached straight. A peer behind a symmetric NAT has
+    /// no other that could be tried.
+    last: Option<SocketAddr>,
     /// Whether the peer answers pings.
     speaks: bool,
     /// Another path that has answered since the current one is in doubt.
@@ -105,6 +108,7 @@ impl Paths {
             heard: None,
             unanswered: None,
             left: None,
+            last: None,
             speaks: false,
             proven: None,
             pings: VecDeque::new(),
@@ -345,7 +349,9 @@ impl Paths {
     }
 
     fn straight(&self) -> Vec<Path> {
-        self.candidates.iter().map(|at| Path::Udp(*at)).collect()
+        let last = self.last.filter(|at| !self.candidates.contains(at));
+        let addresses = self.candidates.iter().copied().chain(last);
+        addresses.map(Path::Udp).collect()
     }
 
     /// A few relays, others each time.
@@ -403,6 +409,7 @@ impl Paths {
     fn go_to(&mut self, path: Path, now: Instant) {
         self.left = self.current.map(|old| (old, now));
         self.current = Some(path);
+        self.last = path.address().or(self.last);
         self.heard = Some(now);
         self.unanswered = None;
         self.proven = None;

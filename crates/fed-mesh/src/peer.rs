@@ -1,6 +1,7 @@
 //! One peer of a router: its session, what waits for it, its counters.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,10 @@ use crate::{
     Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, Path, PeerConfig, PeerStatus,
     PublicKey, QUEUE_PACKETS, ROOM_MIN, SILENT_AFTER, Session, TimeoutReason, Traffic,
 };
+
+/// So many addresses are remembered from which a peer has sent: by IPv4 and IPv6, before and after
+/// it moved.
+const HEARD_AT_MAX: usize = 4;
 
 /// What a peer knows of the router that it belongs to, at one moment.
 #[derive(Clone, Copy)]
@@ -40,7 +45,9 @@ pub(crate) struct Peer<S> {
     id: RouterId,
     paths: Paths,
     /// Where other peers have been told that this one is reached straight.
-    link: Option<std::net::SocketAddr>,
+    link: Option<SocketAddr>,
+    /// Where it was heard, the latest first, and other peers have been told of.
+    heard_at: Vec<SocketAddr>,
     session: S,
     queue: VecDeque<Vec<u8>>,
     counters: Counters,
@@ -69,6 +76,7 @@ impl<S: Session> Peer<S> {
             id: config.public_key.into(),
             paths: Paths::new(leads, &config.endpoints),
             link: None,
+            heard_at: Vec::new(),
             config,
             session,
             queue: VecDeque::new(),
@@ -311,7 +319,7 @@ impl<S: Session> Peer<S> {
         let since = |at: Instant| now.saturating_duration_since(at);
         PeerStatus {
             public_key: self.config.public_key,
-            endpoint: self.paths.current().and_then(|path| path.address()),
+            endpoint: self.paths.towards().and_then(|path| path.address()),
             path: self.paths.current(),
             rtt: self.paths.rtt(),
             relayed,
@@ -455,6 +463,14 @@ impl<S: Session> Peer<S> {
             });
         }
         self.heard = Some(ctx.now);
+        if let Path::Udp(at) = path
+            && !self.heard_at.contains(&at)
+        {
+            self.heard_at.insert(0, at);
+            self.heard_at.truncate(HEARD_AT_MAX);
+            let mut links = ctx.links.write().unwrap_or_else(PoisonError::into_inner);
+            links.set_heard(peer, &self.heard_at);
+        }
         if let Some(left) = self.paths.hear(path, sign, ctx.now) {
             self.moved(left, out);
         }

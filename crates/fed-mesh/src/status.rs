@@ -119,6 +119,7 @@ pub struct PeerStatus {
     /// The identity of the peer.
     pub public_key: PublicKey,
     /// Where the peer was last heard, if it is reached straight: what it looks like from here.
+    /// Before anything has come from it, the first of the addresses that are tried.
     pub endpoint: Option<SocketAddr>,
     /// The path to the peer, once something has come by it.
     pub path: Option<Path>,

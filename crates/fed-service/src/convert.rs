@@ -118,6 +118,7 @@ pub(crate) fn peers_to_wire(peers: Vec<Peer>) -> Vec<v1::Peer> {
             site_number: u32::from(peer.member.number()),
             public_key: peer.public_key,
             endpoint: peer.endpoint.unwrap_or_default(),
+            candidates: peer.candidates.iter().map(ToString::to_string).collect(),
         })
         .collect()
 }
@@ -130,6 +131,11 @@ pub(crate) fn peers(peers: Vec<v1::Peer>) -> Result<Vec<Peer>, Invalid> {
                 member: member_id("peers.site_number", peer.site_number)?,
                 public_key: peer.public_key,
                 endpoint: Some(peer.endpoint).filter(|endpoint| !endpoint.is_empty()),
+                candidates: peer
+                    .candidates
+                    .iter()
+                    .map(|at| parse("peers.candidates", at))
+                    .collect::<Result<_, _>>()?,
             })
         })
         .collect()

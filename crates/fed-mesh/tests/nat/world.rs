@@ -73,6 +73,9 @@ pub(crate) struct World {
     rng: StdRng,
     routers: Vec<Node<Toy>>,
     deadlines: Vec<Option<Duration>>,
+    /// How much of the time each router has slept: its clock stood still meanwhile.
+    slept: Vec<Duration>,
+    asleep: BTreeSet<usize>,
     gates: Vec<Gate>,
     hosts: BTreeMap<Ipv4Addr, usize>,
     next_host: u32,
@@ -99,6 +102,8 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             routers: Vec::new(),
             deadlines: vec![None; count],
+            slept: vec![Duration::ZERO; count],
+            asleep: BTreeSet::new(),
             gates: Vec::new(),
             hosts: BTreeMap::new(),
             next_host: 0,
@@ -147,6 +152,16 @@ impl World {
         self.gates[node].renew(host);
     }
 
+    /// The router's host is suspended for so long. What is sent to it meanwhile is lost, and to the
+    /// router itself no time has passed.
+    pub(crate) fn suspend(&mut self, node: usize, duration: Duration) {
+        self.asleep.insert(node);
+        self.run(duration);
+        self.asleep.remove(&node);
+        self.slept[node] += duration;
+        self.flush(node);
+    }
+
     pub(crate) fn random(&mut self, below: usize) -> usize {
         self.rng.random_range(0..below)
     }
@@ -161,26 +176,29 @@ impl World {
     }
 
     pub(crate) fn send_inner(&mut self, from: usize, to: usize) {
+        if self.asleep.contains(&from) {
+            return;
+        }
         self.number += 1;
         let payload = payload(self.seed, from, to, self.number);
         let packet = ipv6(inner(from), inner(to), &payload);
-        let instant = self.instant();
+        let instant = self.instant(from);
         self.routers[from].handle_inner(&packet, instant);
         self.flush(from);
     }
 
     /// The path by which one router reaches another, if it has a session.
     pub(crate) fn path(&self, from: usize, to: usize) -> Option<Path> {
-        let peers = self.routers[from].peers(self.instant());
+        let peers = self.routers[from].peers(self.instant(from));
         let peer = peers.into_iter().find(|peer| peer.public_key == key(to));
         peer.filter(|peer| peer.connected)?.path
     }
 
-    /// Holds the paths of all pairs against the model.
-    pub(crate) fn check_paths(&self, when: &str) {
+    /// The pairs whose paths are not as the model says.
+    pub(crate) fn wrong_paths(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for from in 0..self.count() {
-            let peers = self.routers[from].peers(self.instant());
+            let peers = self.routers[from].peers(self.instant(from));
             for to in (0..self.count()).filter(|to| *to != from) {
                 let peer = peers.iter().find(|peer| peer.public_key == key(to));
                 let path = peer
@@ -208,6 +226,12 @@ impl World {
                 }
             }
         }
+        wrong
+    }
+
+    /// Holds the paths of all pairs against the model.
+    pub(crate) fn check_paths(&self, when: &str) {
+        let wrong = self.wrong_paths();
         assert!(
             wrong.is_empty(),
             "seed {}, {when}, at {:?}: {} of {} wrong\n{}",
@@ -247,7 +271,8 @@ impl World {
     pub(crate) fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let timeouts = self.deadlines.iter().copied().flatten();
+            let awake = (0..self.count()).filter(|node| !self.asleep.contains(node));
+            let timeouts = awake.filter_map(|node| self.deadlines[node]);
             let arrival = self.flying.first_key_value().map(|((at, _), _)| *at);
             let next = timeouts
                 .chain(arrival)
@@ -265,12 +290,12 @@ impl World {
         }
     }
 
-    fn instant(&self) -> Instant {
-        self.start + self.now
+    /// What a router's clock shows.
+    fn instant(&self, node: usize) -> Instant {
+        self.start + self.now - self.slept[node]
     }
 
     fn step(&mut self) {
-        let instant = self.instant();
         if let Some(entry) = self.flying.first_entry()
             && entry.key().0 <= self.now
         {
@@ -279,7 +304,9 @@ impl World {
             return;
         }
         for node in 0..self.count() {
-            if self.deadlines[node].is_some_and(|due| due <= self.now) {
+            let due = self.deadlines[node].is_some_and(|due| due <= self.now);
+            if due && !self.asleep.contains(&node) {
+                let instant = self.instant(node);
                 self.routers[node].handle_timeout(instant);
                 self.flush(node);
                 let next = self.deadlines[node];
@@ -308,12 +335,11 @@ impl World {
 
     /// The operator collects what routers see of one another, and tells all of it to all.
     fn tell(&mut self) {
-        let instant = self.instant();
         let mut sightings = vec![Vec::new(); self.count()];
         for by in 0..self.count() {
-            for peer in self.routers[by].peers(instant) {
+            for peer in self.routers[by].peers(self.instant(by)) {
                 let recent = peer.last_heard.is_some_and(|ago| ago < KEEPALIVE);
-                let Some(at) = peer.endpoint.filter(|_| recent) else {
+                let Some(at) = peer.endpoint.filter(|_| recent && peer.path.is_some()) else {
                     continue;
                 };
                 let node = (0..self.count()).find(|node| key(*node) == peer.public_key);
@@ -328,7 +354,10 @@ impl World {
         };
         self.told = self.gates.iter().zip(&sightings).map(told).collect();
         for node in 0..self.count() {
-            let peers = self.peers(node);
+            if self.asleep.contains(&node) {
+                continue;
+            }
+            let (peers, instant) = (self.peers(node), self.instant(node));
             self.routers[node]
                 .set_peers(peers, instant)
                 .expect("distinct peers");
@@ -353,9 +382,10 @@ impl World {
             own: key(node),
             epoch: self.start,
         };
-        let mut router = Node::new(Router::with_protocol(toy, self.instant()));
+        let instant = self.instant(node);
+        let mut router = Node::new(Router::with_protocol(toy, instant));
         router
-            .set_peers(self.peers(node), self.instant())
+            .set_peers(self.peers(node), instant)
             .expect("distinct peers");
         router
     }
@@ -405,8 +435,8 @@ impl World {
         let admitted = gate.host() == host
             && self.model.passes(flying.sender, node)
             && gate.admits(flying.from, flying.to.port(), self.now);
-        if admitted {
-            let instant = self.instant();
+        if admitted && !self.asleep.contains(&node) {
+            let instant = self.instant(node);
             self.routers[node].handle_datagram(flying.from, &flying.payload, instant);
             self.flush(node);
         }
@@ -434,7 +464,8 @@ impl World {
             self.deliveries.push(delivery);
         }
         let due = self.routers[node].poll_timeout();
-        self.deadlines[node] = due.map(|(at, _)| at.duration_since(self.start));
+        let slept = self.slept[node];
+        self.deadlines[node] = due.map(|(at, _)| at.duration_since(self.start) + slept);
     }
 }
 

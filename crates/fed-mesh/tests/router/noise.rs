@@ -244,6 +244,35 @@ fn a_flood_of_handshakes_is_asked_for_cookies() {
 }
 
 #[test]
+fn a_flood_of_handshakes_does_not_keep_a_peer_out() {
+    let mut pair = Pair::new(None);
+    pair.inner(0, b"hello");
+    let initiation = pair.transmits(0).remove(0);
+    // The count starts anew each second, so a slow machine needs more than the limit.
+    let cookie = (0..100 * fed_mesh::HANDSHAKES_PER_SECOND)
+        .find_map(|_| {
+            pair.receive(1, &initiation);
+            let replies = pair.transmits(1);
+            replies.into_iter().find(|reply| reply.len() == 64)
+        })
+        .expect("the limit is never reached");
+    pair.receive(0, &cookie);
+    // Alice calls again and shows the cookie, in the middle of the flood.
+    pair.now += Duration::from_millis(500);
+    let now = pair.now;
+    pair.routers[0].handle_timeout(now);
+    let again = pair.transmits(0).remove(0);
+    for _ in 0..2 * fed_mesh::HANDSHAKES_PER_SECOND {
+        pair.receive(1, &initiation);
+    }
+    pair.transmits(1);
+    pair.receive(1, &again);
+    pair.pump();
+    assert!(pair.status(0).connected && pair.status(1).connected);
+    assert_eq!(pair.delivered(1), [Pair::packet(0, b"hello")]);
+}
+
+#[test]
 fn a_quiet_peer_is_greeted_and_its_silence_told() {
     let mut pair = Pair::new(Some(KEEPALIVE));
     pair.pump();

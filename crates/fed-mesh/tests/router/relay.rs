@@ -221,6 +221,27 @@ fn strangers_are_relayed_nothing_and_members_no_more_than_their_share() {
 }
 
 #[test]
+fn a_router_that_sends_from_two_addresses_is_relayed_for_from_both() {
+    let mut triangle = Triangle::connected();
+    let elsewhere: SocketAddr = "[2001:db8::1]:51820".parse().unwrap();
+    triangle.send(ALICE, RELAY, b"from here");
+    let datagram = triangle.routers[ALICE].poll_transmit().unwrap().payload;
+    let now = triangle.now;
+    triangle.routers[RELAY].handle_datagram(elsewhere, &datagram, now);
+    while triangle.routers[RELAY].poll_transmit().is_some() {}
+    for from in [elsewhere, outer(ALICE)] {
+        triangle.send(ALICE, BOB, b"to Bob");
+        let frame = triangle.routers[ALICE].poll_transmit().unwrap().payload;
+        let now = triangle.now;
+        triangle.routers[RELAY].handle_datagram(from, &frame, now);
+        assert_eq!(
+            triangle.routers[RELAY].poll_transmit().unwrap().to,
+            outer(BOB)
+        );
+    }
+}
+
+#[test]
 fn a_flooded_router_asks_for_cookies_by_way_of_the_relay_too() {
     let mut triangle = Triangle::new();
     // The relay knows both before Alice calls Bob by way of it.

@@ -106,6 +106,10 @@ pub struct PrepareReply {
     pub public_key: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub udp_port: u32,
+    /// The host's own addresses, without a port: one of them may be all that
+    /// another member needs, and a NAT may hide the others.
+    #[prost(string, repeated, tag = "3")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConnectRequest {
@@ -125,6 +129,10 @@ pub struct Peer {
     /// "host:port"; empty where the peer can only dial out.
     #[prost(string, tag = "3")]
     pub endpoint: ::prost::alloc::string::String,
+    /// Where it may be reached besides, "address:port": its own addresses, and
+    /// those at which others see it.
+    #[prost(string, repeated, tag = "4")]
+    pub candidates: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConnectReply {}
@@ -151,6 +159,9 @@ pub struct PeerState {
     pub received_bytes: u64,
     #[prost(uint64, tag = "5")]
     pub sent_bytes: u64,
+    /// Name of the member by way of which it is reached; empty: straight.
+    #[prost(string, tag = "13")]
+    pub relay: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {

@@ -132,6 +132,7 @@ impl Service {
         Ok(v1::PrepareReply {
             public_key: ready.public_key,
             udp_port: u32::from(ready.udp_port),
+            addresses: ready.addresses.iter().map(ToString::to_string).collect(),
         })
     }
 
@@ -164,6 +165,7 @@ impl Service {
             handshake_seconds_ago: peer.handshake_seconds_ago,
             received_bytes: peer.received_bytes,
             sent_bytes: peer.sent_bytes,
+            relay: peer.relay.unwrap_or_default(),
         });
         Ok(v1::ProbeReply {
             peers: peers.collect(),

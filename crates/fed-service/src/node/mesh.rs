@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use fed_core::{FederationId, Member, MemberId, Peer};
-use fed_mesh::{Ipv6Prefix, KEEPALIVE, PeerConfig, PrivateKey, PublicKey, Router};
+use fed_mesh::{Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PrivateKey, PublicKey, Router};
 use fed_tun::{Driver, Handle};
 
 use super::protocol::{PeerReport, Ready};
@@ -15,10 +15,42 @@ use super::protocol::{PeerReport, Ready};
 /// A member's subnet is a /64.
 const SUBNET_LEN: u8 = 64;
 
+/// So many of the host's own addresses are told.
+const OWN_ADDRESSES: usize = 4;
+
 /// Opens the UDP socket of the mesh, for IPv4 and IPv6 where the host has it.
 pub(super) fn open_udp() -> io::Result<UdpSocket> {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
         .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))
+}
+
+/// The host's addresses that others might reach. A host whose addresses cannot be listed is reached
+/// where others see it.
+fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = match nix::ifaddrs::getifaddrs() {
+        Ok(interfaces) => interfaces,
+        Err(error) => {
+            tracing::warn!(%error, "the host's own addresses cannot be listed");
+            return Vec::new();
+        }
+    };
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|at| IpAddr::V6(at.ip())))
+    });
+    let mut own: Vec<IpAddr> = addresses.filter(is_routable).collect();
+    own.truncate(OWN_ADDRESSES);
+    own
+}
+
+/// Whether an address means the same on another host.
+fn is_routable(address: &IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !local && !address.is_loopback() && !address.is_unspecified()
 }
 
 /// The mesh of one node.
@@ -43,6 +75,7 @@ impl Mesh {
         let ready = Ready {
             public_key: key.public_key().to_string(),
             udp_port: udp.local_addr()?.port(),
+            addresses: own_addresses(),
             pid: std::process::id(),
         };
         let handle = Driver::start(tun, udp, Router::new(key, Instant::now()))?;
@@ -75,10 +108,11 @@ impl Mesh {
                 .map_err(|error| format!("peer {:?}: {error}", peer.member))?;
             let prefix = Ipv6Prefix::new(self.federation.subnet(peer.member), SUBNET_LEN)
                 .map_err(|error| error.to_string())?;
-            let endpoints = match &peer.endpoint {
+            let mut endpoints = match &peer.endpoint {
                 None => Vec::new(),
                 Some(endpoint) => resolve(endpoint).await?,
             };
+            endpoints.extend(peer.candidates);
             keys.insert(peer.member, public_key);
             configs.push(PeerConfig {
                 public_key,
@@ -102,19 +136,31 @@ impl Mesh {
             .iter()
             .filter_map(|(member, key)| {
                 let peer = status.iter().find(|peer| peer.public_key == *key)?;
+                let relay = match peer.path {
+                    Some(Path::Relay(relay)) => self.member_of(relay),
+                    Some(Path::Udp(_)) | None => None,
+                };
                 Some(PeerReport {
-                    name: self
-                        .names
-                        .get(member)
-                        .cloned()
-                        .unwrap_or_else(|| format!("{member:?}")),
+                    name: self.name(*member),
                     endpoint: peer.endpoint,
+                    relay: relay.map(|relay| self.name(relay)),
                     handshake_seconds_ago: peer.last_handshake.map(|ago| ago.as_secs()),
                     received_bytes: peer.received_bytes,
                     sent_bytes: peer.sent_bytes,
                 })
             })
             .collect()
+    }
+
+    fn name(&self, member: MemberId) -> String {
+        let name = self.names.get(&member).cloned();
+        name.unwrap_or_else(|| format!("{member:?}"))
+    }
+
+    fn member_of(&self, key: PublicKey) -> Option<MemberId> {
+        let mut keys = self.keys.iter();
+        keys.find(|(_, other)| **other == key)
+            .map(|(member, _)| *member)
     }
 
     /// Returns why routing has ended by itself, when it does.

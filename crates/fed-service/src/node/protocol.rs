@@ -1,7 +1,7 @@
 //! What a supervisor and its node say to each other over the control socket.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use fed_core::Peer;
@@ -14,6 +14,8 @@ pub struct Ready {
     pub public_key: String,
     /// UDP port of the mesh.
     pub udp_port: u16,
+    /// The host's own addresses, by which it may be reached.
+    pub addresses: Vec<IpAddr>,
     /// Process id of the node's outer half.
     pub pid: u32,
 }
@@ -70,8 +72,11 @@ pub struct Report {
 pub struct PeerReport {
     /// Name of the member.
     pub name: String,
-    /// Where it was last heard.
+    /// Where it was last heard, or is first looked for; nothing while it is relayed.
     pub endpoint: Option<SocketAddr>,
+    /// The member by way of which it is reached, if not straight.
+    #[serde(default)]
+    pub relay: Option<String>,
     /// Seconds since the last handshake; nothing before the first.
     pub handshake_seconds_ago: Option<u64>,
     /// Bytes received from it over UDP.

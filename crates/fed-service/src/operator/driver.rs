@@ -1,6 +1,7 @@
 //! Carries out the actions of the life cycle, each as a task of its own.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -198,11 +199,15 @@ impl Driver {
             .await
             .map_err(|error| error.to_string())?;
         python::install_package(&folder.package()).map_err(|error| error.to_string())?;
-        // Sites learn where the operator is from its first handshake: it may be behind NAT.
+        // It may be behind a NAT: then sites learn where it is from its first handshake, too.
+        let own = ready.addresses.iter();
         let peer = Peer {
             member: MemberId::OPERATOR,
             public_key: ready.public_key,
             endpoint: None,
+            candidates: own
+                .map(|address| SocketAddr::new(*address, ready.udp_port))
+                .collect(),
         };
         let event = Event::Prepared(MemberId::OPERATOR, peer);
         Ok(Outcome::Node(Box::new(supervision), event))
@@ -244,7 +249,7 @@ impl Driver {
         with_last_lines(format!("the scheduler ended ({status})"), &last)
     }
 
-    async fn connect(&self, member: MemberId, peers: Vec<Peer>) -> Result<(), String> {
+    pub(super) async fn connect(&self, member: MemberId, peers: Vec<Peer>) -> Result<(), String> {
         if member == MemberId::OPERATOR {
             let node = NodeClient::new(&self.folder.node());
             return node.connect(peers).await.map_err(|error| error.to_string());

@@ -11,6 +11,7 @@ mod enrolment;
 mod owner;
 mod publish;
 mod reach;
+mod rendezvous;
 mod renewals;
 mod report;
 mod rotation;

@@ -15,6 +15,7 @@ use tracing::{debug, info};
 
 use super::client::{self, Question};
 use super::driver::{Driver, Outcome, describe, scheduler_death, with_last_lines};
+use super::rendezvous;
 use super::renewals::Renewals;
 use super::report::{Progress, Status, StepState};
 use super::site::{SiteClient, SiteError};
@@ -225,6 +226,11 @@ impl Operator {
         // From its start, so that a worker that dies at once is not missed.
         if let Event::Prepared(member, _) = &event {
             self.watch_site(*member);
+        }
+        // The last one, so that nobody is told less afterwards.
+        if event == Event::Connected(MemberId::OPERATOR) {
+            let peers = self.lifecycle.peers().values().cloned().collect();
+            tokio::spawn(rendezvous::keep(self.driver.clone(), peers));
         }
         self.handle(event);
     }

@@ -84,6 +84,7 @@ mod tests {
                 .push(PeerReport {
                     name: (*peer).to_owned(),
                     endpoint: port.map(|port| ([192, 0, 2, 1], port).into()),
+                    relay: None,
                     handshake_seconds_ago: None,
                     received_bytes: *received_bytes,
                     sent_bytes: 148,

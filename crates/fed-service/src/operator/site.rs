@@ -1,6 +1,7 @@
 //! One site's agent, as the operator calls it.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use fed_core::{
@@ -177,10 +178,17 @@ impl SiteClient {
             .address
             .rsplit_once(':')
             .map(|(host, _)| format!("{host}:{port}"));
+        let candidates = reply.addresses.iter().map(|address| {
+            let address: IpAddr = address
+                .parse()
+                .map_err(|_| SiteError::Answer(format!("{address:?} is no address")))?;
+            Ok(SocketAddr::new(address, port))
+        });
         Ok(Peer {
             member,
             public_key: reply.public_key,
             endpoint,
+            candidates: candidates.collect::<Result<_, SiteError>>()?,
         })
     }
 
@@ -202,6 +210,7 @@ impl SiteClient {
         let peers = reply.peers.into_iter().map(|peer| PeerReport {
             name: peer.name,
             endpoint: peer.endpoint.parse().ok(),
+            relay: Some(peer.relay).filter(|relay| !relay.is_empty()),
             handshake_seconds_ago: peer.handshake_seconds_ago,
             received_bytes: peer.received_bytes,
             sent_bytes: peer.sent_bytes,
