@@ -37,7 +37,7 @@ EDGES = {
     "symmetric": FILTER + TRANSLATION,
 }
 
-BYTES = 4_000_000
+BYTES = 200_000
 
 
 def put_behind(world: World, site: str, edge: str) -> None:
