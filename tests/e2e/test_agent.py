@@ -358,5 +358,5 @@ def test_init_writes_nothing_that_does_not_work(ecmwf: Site) -> None:
         assert refused.returncode == code, refused.stderr
         assert told in refused.stderr
         assert not config.exists()
-    refused = fails(ecmwf, "init", "--python", "/opt/none/bin/python", code=USAGE)
-    assert f"{ecmwf.folder}/agent.toml exists, and its python is" in refused
+    contradicted = fails(ecmwf, "init", "--python", "/opt/none/bin/python", code=USAGE)
+    assert f"{ecmwf.folder}/agent.toml exists, and its python is" in contradicted

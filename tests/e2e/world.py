@@ -139,13 +139,13 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> None:
         """Start the agent, and wait until it accepts connections."""
         with (self.folder / "agent.log").open("a") as log:
             self.agent = self.host.popen(
                 self.command("run"),
                 user=self.user,
-                env=programs.environment(),
+                env=programs.environment(**environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -226,12 +226,14 @@ class World:
         assert "is up" in line, process.communicate(timeout=PATIENCE)
         return process
 
-    def start_up(self, *options: str, **how: Any) -> subprocess.Popen[str]:
+    def start_up(
+        self, *options: str, environment: Mapping[str, str] | None = None, **how: Any
+    ) -> subprocess.Popen[str]:
         """Start ``fed up`` and do not wait."""
         process: subprocess.Popen[str] = self.operator.popen(
             self.command(*self.up_arguments(*options, **how)),
             user=self.user,
-            env=programs.environment(),
+            env=programs.environment(**(environment or {})),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

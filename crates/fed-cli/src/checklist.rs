@@ -65,7 +65,7 @@ impl Checklist {
                 });
             }
             Progress::Ending { failure: None } => self.warned = false,
-            Progress::Running { .. } => {}
+            Progress::Running { .. } | Progress::Failed { .. } => {}
         }
     }
 

@@ -32,6 +32,11 @@ pub(crate) fn note(line: &str) {
 
 /// Shows an error with its causes, each once.
 pub(crate) fn error(error: &anyhow::Error) {
+    note(&format!("error: {}", sentence(error)));
+}
+
+/// An error and its causes, each told once.
+pub(crate) fn sentence(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
@@ -40,7 +45,7 @@ pub(crate) fn error(error: &anyhow::Error) {
             text.push_str(&cause);
         }
     }
-    note(&format!("error: {text}"));
+    text
 }
 
 /// True if progress can be redrawn in place.

@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use fed_core::{Failure, FederationName, Leases, SiteName, WorkerCount};
+use fed_core::{FederationName, Leases, SiteName, WorkerCount};
 use fed_service::operator::{
     self, DownError, OperatorState, Progress, Running, Status, UpError, UpRequest,
 };
@@ -132,6 +131,18 @@ impl Front {
     }
 }
 
+impl Front {
+    /// Tells why there will be no federation. Its log may not take it: the disk may be full.
+    fn give_up(&mut self, error: &anyhow::Error) -> anyhow::Result<()> {
+        match self {
+            Self::Lines => self.show(&Progress::Failed {
+                message: console::sentence(error),
+            }),
+            Self::Checklist(..) | Self::Nobody => Ok(()),
+        }
+    }
+}
+
 fn keep(global: &Global, arguments: Arguments, mut front: Front) -> anyhow::Result<()> {
     let state = paths::state(global)?;
     let request = UpRequest {
@@ -166,7 +177,10 @@ fn keep(global: &Global, arguments: Arguments, mut front: Front) -> anyhow::Resu
                     while let Ok(told) = progress.try_recv() {
                         front.show(&told)?;
                     }
-                    return Ok(ended?);
+                    let Err(error) = ended else { return Ok(()) };
+                    let error = error.into();
+                    front.give_up(&error)?;
+                    return Err(error);
                 }
             }
         }
@@ -185,7 +199,6 @@ fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
     // Another that starts at this moment may write there too.
     let stderr = File::options().append(true).create(true).open(&log);
     let stderr = stderr.with_context(|| format!("cannot write {}", log.display()))?;
-    let written = stderr.metadata().map_or(0, |metadata| metadata.len());
     let mut child = std::process::Command::new(program)
         .args(std::env::args_os().skip(1))
         .arg("--supervised")
@@ -196,7 +209,7 @@ fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
         .context("cannot start the background process")?;
     let lines = BufReader::new(child.stdout.take().expect("standard output is piped"));
     let mut checklist = Checklist::new();
-    let mut failure = None;
+    let mut why = None;
     for line in lines.lines() {
         let line = line.context("the background process cannot be read")?;
         let told =
@@ -206,18 +219,17 @@ fn detach(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
             let hint = format!("`fed down {}` ends it", status.name);
             return summary(status, arguments.output, &hint);
         }
-        if let Progress::Ending {
-            failure: Some(reason),
-        } = &told
-        {
-            failure = Some(reason.clone());
+        if let Progress::Failed { message } = &told {
+            why = Some(message.clone());
         }
         checklist.show(&told);
     }
     let status = child
         .wait()
         .context("cannot wait for the background process")?;
-    Err(ended_early(failure, status, &log, written))
+    let message =
+        why.unwrap_or_else(|| format!("the background process ended; {} says more", log.display()));
+    Err(exit::Elsewhere::new(message, status).into())
 }
 
 fn is_running(state: &OperatorState, name: &FederationName) -> anyhow::Result<bool> {
@@ -229,30 +241,6 @@ fn is_running(state: &OperatorState, name: &FederationName) -> anyhow::Result<bo
         Err(DownError::Unknown { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Says why the background process ended before the federation ran.
-fn ended_early(
-    failure: Option<Failure>,
-    status: ExitStatus,
-    log: &Path,
-    written: u64,
-) -> anyhow::Error {
-    if let Some(failure) = failure {
-        return UpError::Failed(failure).into();
-    }
-    let said = std::fs::read(log).unwrap_or_default();
-    let written = usize::try_from(written).unwrap_or(usize::MAX);
-    let said = String::from_utf8_lossy(said.get(written..).unwrap_or_default()).into_owned();
-    let error = said
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("error: "));
-    let message = match error {
-        Some(message) => message.to_owned(),
-        None => format!("the background process ended; {} says more", log.display()),
-    };
-    exit::Elsewhere::new(message, status).into()
 }
 
 fn summary(status: &Status, output: Output, end: &str) -> anyhow::Result<()> {

@@ -194,13 +194,21 @@ impl Request {
     /// Checks what can be checked before any site is asked.
     ///
     /// # Errors
-    /// [`PlanError::NoSites`] and [`PlanError::RepeatedSite`].
+    /// See [`Self::check_sites`].
     pub fn check(&self) -> Result<(), PlanError> {
-        if self.sites.is_empty() {
+        Self::check_sites(&self.sites)
+    }
+
+    /// Checks the names of sites, before anything else is known.
+    ///
+    /// # Errors
+    /// [`PlanError::NoSites`] and [`PlanError::RepeatedSite`].
+    pub fn check_sites(sites: &[SiteName]) -> Result<(), PlanError> {
+        if sites.is_empty() {
             return Err(PlanError::NoSites);
         }
-        for (index, site) in self.sites.iter().enumerate() {
-            if self.sites[..index].contains(site) {
+        for (index, site) in sites.iter().enumerate() {
+            if sites[..index].contains(site) {
                 return Err(PlanError::RepeatedSite(site.clone()));
             }
         }

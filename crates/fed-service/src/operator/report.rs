@@ -78,6 +78,11 @@ pub enum Progress {
     },
     /// Nothing is left.
     Ended,
+    /// There is no federation, and this is why.
+    Failed {
+        /// What failed, where, and what to do.
+        message: String,
+    },
 }
 
 /// How a federation stands.

@@ -153,6 +153,8 @@ pub async fn up(
     request: UpRequest,
     progress: mpsc::UnboundedSender<Progress>,
 ) -> Result<(), UpError> {
+    // First, so that nothing of this host hides a slip of the pen.
+    Request::check_sites(&request.sites)?;
     fed_sandbox::check()?;
     let mut inventory = BTreeMap::new();
     for site in &request.sites {
@@ -179,7 +181,6 @@ pub async fn up(
         fed_version: env!("CARGO_PKG_VERSION").to_owned(),
         python: inspection.environment.clone(),
     };
-    plan_request.check()?;
     let lock = Lock::try_take(&folder.lock())?;
     let Some(lock) = lock else {
         return Err(UpError::taken(state, &request.name));
