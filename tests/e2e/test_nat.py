@@ -1,52 +1,60 @@
 """Sites behind NATs and firewalls: who reaches whom straight, who is relayed, and that it works.
 
 The edges are nftables rules at the sites' hosts. A `restricted` one keeps ports and lets in what
-answers; a `symmetric` one besides gives each destination a port of its own, at random.
+answers; a `symmetric` one besides gives each destination a port of its own, at random; and one lets
+no UDP pass.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e import edge
 from tests.e2e import notebook as notebooks
-from tests.e2e.waiting import PATIENCE, until
+from tests.e2e.waiting import until
 
 if TYPE_CHECKING:
     from tests.e2e.world import World
 
-NFT = "/usr/sbin/nft"
-
-FILTER = """
-  chain input {
-    type filter hook input priority filter; policy accept;
+FILTER = f"""
+  chain input {{
+    {edge.INPUT}
     iif lo accept
     meta l4proto udp ct state new drop
-  }
+  }}
 """
-TRANSLATION = """
-  chain postrouting {
-    type nat hook postrouting priority srcnat; policy accept;
+TRANSLATION = f"""
+  chain postrouting {{
+    {edge.POSTROUTING}
     meta l4proto udp masquerade random,fully-random
-  }
+  }}
+"""
+SILENCE = f"""
+  chain input {{
+    {edge.INPUT}
+    iif != lo meta l4proto udp drop
+  }}
+  chain output {{
+    {edge.OUTPUT}
+    oif != lo meta l4proto udp drop
+  }}
 """
 EDGES = {
     "open": "",
     "restricted": FILTER,
     "symmetric": FILTER + TRANSLATION,
+    "without UDP": SILENCE,
 }
 
 BYTES = 200_000
 
 
-def put_behind(world: World, site: str, edge: str) -> None:
+def put_behind(world: World, site: str, name: str) -> None:
     """Put a site's host behind an edge, instead of the one it had."""
-    rules = f"table inet edge\ndelete table inet edge\ntable inet edge {{{EDGES[edge]}}}\n"
-    done = world.lab[site].run(
-        [NFT, "-f", "-"], input=rules, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 0, done.stderr
+    edge.put(world.lab[site], EDGES[name])
 
 
 def relays(world: World) -> dict[tuple[str, str], str | None]:
@@ -110,6 +118,22 @@ def test_a_relayed_pair_goes_straight_once_it_can_and_back(world: World) -> None
         # A path in use is given up within seconds, and the workers never notice.
         assert notebook(_crossing, BYTES) == BYTES
         until(lambda: _between_sites(world) == ["operator", "operator"])
+
+
+def test_a_site_without_udp_is_reached_over_tls(world: World) -> None:
+    put_behind(world, "ecmwf", "without UDP")
+    world.up(workers=1)
+    text = world.fed("status").stdout
+    assert "direct, over TLS" in text, text
+    # The others have UDP, and use it.
+    assert re.search(r"tunnel to eumetsat +direct, [\d\[]", text), text
+    with world.notebook() as notebook:
+        notebook.connect()
+        assert notebook(_crossing, BYTES) == BYTES
+        # Once UDP passes, it is used.
+        put_behind(world, "ecmwf", "open")
+        until(lambda: "over TLS" not in world.fed("status").stdout)
+        assert notebook(_crossing, BYTES) == BYTES
 
 
 def _between_sites(world: World) -> list[str | None]:

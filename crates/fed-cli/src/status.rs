@@ -107,6 +107,7 @@ fn show_member(member: &MemberReport) -> anyhow::Result<()> {
         let path = match (&peer.relay, peer.endpoint) {
             (Some(relay), _) => format!("relayed via {relay}"),
             (None, Some(address)) => format!("direct, {address}"),
+            (None, None) if peer.over_tls => "direct, over TLS".to_owned(),
             (None, None) => "-".to_owned(),
         };
         let handshake = peer.handshake_seconds_ago.map_or_else(

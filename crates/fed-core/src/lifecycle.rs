@@ -78,6 +78,9 @@ pub struct Peer {
     /// Where it may be reached besides: its own addresses, and those at which others see it.
     #[serde(default)]
     pub candidates: Vec<SocketAddr>,
+    /// Fingerprint of the key by which it is known over TLS, where UDP does not pass.
+    #[serde(default)]
+    pub fingerprint: String,
 }
 
 /// An action that failed.
@@ -503,6 +506,7 @@ mod tests {
                         public_key: format!("key{}", member.number()),
                         endpoint: None,
                         candidates: Vec::new(),
+                        fingerprint: String::new(),
                     },
                 ),
                 Action::StartScheduler => Event::SchedulerStarted,

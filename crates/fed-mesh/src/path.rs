@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use crate::PublicKey;
 
+const BEST: u8 = 2;
+
 /// One way between this router and a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Path {
@@ -39,17 +41,19 @@ impl Path {
         }
     }
 
-    /// Of two paths that work, the one with the higher rank is taken.
+    /// Of two paths that work, the one with the higher rank is taken. At an address on this host's
+    /// own loopback there is something that carries datagrams in another way than UDP does.
     pub(crate) fn rank(&self) -> u8 {
         match self {
             Self::Relay(_) => 0,
-            Self::Udp(_) => 1,
+            Self::Udp(address) if address.ip().is_loopback() => 1,
+            Self::Udp(_) => BEST,
         }
     }
 
     /// Whether no other path could be better.
     pub(crate) fn is_best(&self) -> bool {
-        matches!(self, Self::Udp(_))
+        self.rank() == BEST
     }
 }
 

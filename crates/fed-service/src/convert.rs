@@ -119,6 +119,7 @@ pub(crate) fn peers_to_wire(peers: Vec<Peer>) -> Vec<v1::Peer> {
             public_key: peer.public_key,
             endpoint: peer.endpoint.unwrap_or_default(),
             candidates: peer.candidates.iter().map(ToString::to_string).collect(),
+            fingerprint: peer.fingerprint,
         })
         .collect()
 }
@@ -136,6 +137,7 @@ pub(crate) fn peers(peers: Vec<v1::Peer>) -> Result<Vec<Peer>, Invalid> {
                     .iter()
                     .map(|at| parse("peers.candidates", at))
                     .collect::<Result<_, _>>()?,
+                fingerprint: peer.fingerprint,
             })
         })
         .collect()

@@ -110,6 +110,10 @@ pub struct PrepareReply {
     /// another member needs, and a NAT may hide the others.
     #[prost(string, repeated, tag = "3")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Fingerprint of the key by which the node is known over TLS, at the TCP port
+    /// with the number of the UDP port.
+    #[prost(string, tag = "4")]
+    pub fingerprint: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConnectRequest {
@@ -133,6 +137,9 @@ pub struct Peer {
     /// those at which others see it.
     #[prost(string, repeated, tag = "4")]
     pub candidates: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Fingerprint of the key by which it is known over TLS.
+    #[prost(string, tag = "5")]
+    pub fingerprint: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConnectReply {}
@@ -162,6 +169,9 @@ pub struct PeerState {
     /// Name of the member by way of which it is reached; empty: straight.
     #[prost(string, tag = "13")]
     pub relay: ::prost::alloc::string::String,
+    /// Whether its datagrams go over TLS, because UDP does not pass.
+    #[prost(bool, tag = "14")]
+    pub over_tls: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {

@@ -132,6 +132,7 @@ impl Service {
         Ok(v1::PrepareReply {
             public_key: ready.public_key,
             udp_port: u32::from(ready.udp_port),
+            fingerprint: ready.fingerprint,
             addresses: ready.addresses.iter().map(ToString::to_string).collect(),
         })
     }
@@ -166,6 +167,7 @@ impl Service {
             received_bytes: peer.received_bytes,
             sent_bytes: peer.sent_bytes,
             relay: peer.relay.unwrap_or_default(),
+            over_tls: peer.over_tls,
         });
         Ok(v1::ProbeReply {
             peers: peers.collect(),

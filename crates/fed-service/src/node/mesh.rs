@@ -4,16 +4,25 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fed_core::{FederationId, Member, MemberId, Peer};
 use fed_mesh::{Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PrivateKey, PublicKey, Router};
+use fed_rpc::Fingerprint;
 use fed_tun::{Driver, Handle};
 
+use super::bridge::Bridges;
 use super::protocol::{PeerReport, Ready};
 
 /// A member's subnet is a /64.
 const SUBNET_LEN: u8 = 64;
+
+/// So long peers are tried by UDP, straight and relayed, before they are by TCP.
+const UDP_PATIENCE: Duration = Duration::from_secs(4);
+
+/// After this long without a datagram a peer is tried by TCP too: a keepalive, and what it takes to
+/// find that it is not answered.
+const SILENCE: Duration = Duration::from_secs(35);
 
 /// So many of the host's own addresses are told.
 const OWN_ADDRESSES: usize = 4;
@@ -59,22 +68,31 @@ pub(super) struct Mesh {
     federation: FederationId,
     names: BTreeMap<MemberId, String>,
     keys: BTreeMap<MemberId, PublicKey>,
+    /// What the router has been told, with the keys of the bridges to its peers.
+    told: BTreeMap<MemberId, (PeerConfig, Option<Fingerprint>)>,
+    /// When it was told of its peers first.
+    connected: Option<Instant>,
+    bridges: Bridges,
+    bridged: BTreeMap<MemberId, SocketAddr>,
     handle: Handle,
     ready: Ready,
 }
 
 impl Mesh {
     /// Makes a key and starts to route. The key never leaves this process.
-    pub(super) fn start(
+    pub(super) async fn start(
         federation: FederationId,
         members: &[Member],
         tun: OwnedFd,
         udp: UdpSocket,
     ) -> io::Result<Self> {
         let key = PrivateKey::generate();
+        let udp_port = udp.local_addr()?.port();
+        let bridges = Bridges::start(udp_port).await?;
         let ready = Ready {
             public_key: key.public_key().to_string(),
-            udp_port: udp.local_addr()?.port(),
+            udp_port,
+            fingerprint: bridges.fingerprint().to_string(),
             addresses: own_addresses(),
             pid: std::process::id(),
         };
@@ -87,6 +105,10 @@ impl Mesh {
             federation,
             names,
             keys: BTreeMap::new(),
+            told: BTreeMap::new(),
+            connected: None,
+            bridges,
+            bridged: BTreeMap::new(),
             handle,
             ready,
         })
@@ -100,7 +122,7 @@ impl Mesh {
     /// Replaces the peers.
     pub(super) async fn connect(&mut self, peers: Vec<Peer>) -> Result<(), String> {
         let mut keys = BTreeMap::new();
-        let mut configs = Vec::new();
+        let mut told = BTreeMap::new();
         for peer in peers {
             let public_key: PublicKey = peer
                 .public_key
@@ -113,20 +135,71 @@ impl Mesh {
                 Some(endpoint) => resolve(endpoint).await?,
             };
             endpoints.extend(peer.candidates);
+            let fingerprint = Some(peer.fingerprint).filter(|fingerprint| !fingerprint.is_empty());
+            let fingerprint = fingerprint
+                .map(|text| text.parse::<Fingerprint>())
+                .transpose();
+            let fingerprint =
+                fingerprint.map_err(|error| format!("peer {:?}: {error}", peer.member))?;
             keys.insert(peer.member, public_key);
-            configs.push(PeerConfig {
+            let config = PeerConfig {
                 public_key,
                 endpoints,
                 allowed_ips: vec![prefix],
                 keepalive: Some(KEEPALIVE),
-            });
+            };
+            told.insert(peer.member, (config, fingerprint));
         }
-        self.handle
-            .set_peers(configs)
-            .await
-            .map_err(|error| error.to_string())?;
-        self.keys = keys;
+        self.tell(&told, &self.bridges.open()).await?;
+        let fingerprints = told.values().filter_map(|(_, fingerprint)| *fingerprint);
+        self.bridges.admit(fingerprints.collect());
+        (self.keys, self.told) = (keys, told);
+        self.connected.get_or_insert_with(Instant::now);
         Ok(())
+    }
+
+    /// Hands the router its peers, each with its bridge as the first endpoint.
+    async fn tell(
+        &self,
+        told: &BTreeMap<MemberId, (PeerConfig, Option<Fingerprint>)>,
+        bridged: &BTreeMap<MemberId, SocketAddr>,
+    ) -> Result<(), String> {
+        let configs = told.iter().map(|(member, (config, _))| {
+            let mut config = config.clone();
+            let bridge = bridged.get(member).into_iter();
+            config.endpoints = bridge.copied().chain(config.endpoints).collect();
+            config
+        });
+        let set = self.handle.set_peers(configs.collect()).await;
+        set.map_err(|error| error.to_string())
+    }
+
+    /// Opens bridges to peers that are not heard by UDP, straight or relayed. To be called about
+    /// once a second.
+    pub(super) async fn look_after_bridges(&mut self) {
+        if self.connected.is_none_or(|at| at.elapsed() < UDP_PATIENCE) {
+            return;
+        }
+        let status = self.handle.peers().await.unwrap_or_default();
+        for (member, (config, fingerprint)) in &self.told {
+            let peer = status
+                .iter()
+                .find(|peer| peer.public_key == config.public_key);
+            let heard = peer.and_then(|peer| peer.last_heard);
+            if let Some(fingerprint) = fingerprint
+                && heard.is_none_or(|ago| ago > SILENCE)
+            {
+                self.bridges
+                    .dial(*member, *fingerprint, config.endpoints.clone());
+            }
+        }
+        let open = self.bridges.open();
+        if open != self.bridged {
+            match self.tell(&self.told, &open).await {
+                Ok(()) => self.bridged = open,
+                Err(problem) => tracing::warn!(problem, "the router was not told of a bridge"),
+            }
+        }
     }
 
     /// How the peers stand.
@@ -140,9 +213,12 @@ impl Mesh {
                     Some(Path::Relay(relay)) => self.member_of(relay),
                     Some(Path::Udp(_)) | None => None,
                 };
+                // Nothing but a bridge is on this host's own loopback.
+                let endpoint = peer.endpoint.filter(|at| !at.ip().is_loopback());
                 Some(PeerReport {
                     name: self.name(*member),
-                    endpoint: peer.endpoint,
+                    over_tls: peer.path.is_some() && peer.endpoint != endpoint,
+                    endpoint,
                     relay: relay.map(|relay| self.name(relay)),
                     handshake_seconds_ago: peer.last_handshake.map(|ago| ago.as_secs()),
                     received_bytes: peer.received_bytes,

@@ -4,6 +4,7 @@
 //! agent, or the operator) over the control socket there, and ends when its lease lapses, when its
 //! supervisor's pipe closes, or when it is told to. Its sandbox ends with it, whatever the cause.
 
+mod bridge;
 mod client;
 mod failure;
 mod gate;

@@ -16,6 +16,8 @@ pub struct Ready {
     pub udp_port: u16,
     /// The host's own addresses, by which it may be reached.
     pub addresses: Vec<IpAddr>,
+    /// Fingerprint of the key by which the node is known over TLS.
+    pub fingerprint: String,
     /// Process id of the node's outer half.
     pub pid: u32,
 }
@@ -77,6 +79,9 @@ pub struct PeerReport {
     /// The member by way of which it is reached, if not straight.
     #[serde(default)]
     pub relay: Option<String>,
+    /// Whether its datagrams go over TLS.
+    #[serde(default)]
+    pub over_tls: bool,
     /// Seconds since the last handshake; nothing before the first.
     pub handshake_seconds_ago: Option<u64>,
     /// Bytes received from it over UDP.

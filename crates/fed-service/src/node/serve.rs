@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::failure::RunError;
@@ -31,6 +31,8 @@ const QUEUE: usize = 32;
 const EVENTS: usize = 256;
 /// How long a port inside may take to open.
 pub(super) const PORT_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the mesh is looked after.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often a port inside is tried.
 const PORT_RETRY: Duration = Duration::from_millis(25);
 
@@ -63,8 +65,9 @@ pub fn run(folder: &NodeFolder, ready: impl FnOnce(&Ready)) -> Result<(), RunErr
         .build()
         .map_err(RunError::System)?;
     let ended = runtime.block_on(async {
-        let mesh =
-            Mesh::start(spec.federation, &spec.members, tun, udp).map_err(RunError::System)?;
+        let mesh = Mesh::start(spec.federation, &spec.members, tun, udp)
+            .await
+            .map_err(RunError::System)?;
         let node = Node::start(spec, folder.clone(), mesh, inner)?;
         ready(node.mesh.ready());
         node.live(parent).await
@@ -129,6 +132,8 @@ impl Node {
         tokio::pin!(orphaned);
         let broken = self.mesh.broken();
         tokio::pin!(broken);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.deadline;
             tokio::select! {
@@ -158,6 +163,7 @@ impl Node {
                     warn!("the lease has lapsed: nobody renewed it");
                     break;
                 }
+                _ = looks.tick() => self.mesh.look_after_bridges().await,
                 () = &mut orphaned => break,
                 reason = &mut broken => {
                     warn!(reason, "the mesh has ended");

@@ -208,6 +208,7 @@ impl Driver {
             candidates: own
                 .map(|address| SocketAddr::new(*address, ready.udp_port))
                 .collect(),
+            fingerprint: ready.fingerprint,
         };
         let event = Event::Prepared(MemberId::OPERATOR, peer);
         Ok(Outcome::Node(Box::new(supervision), event))

@@ -85,6 +85,7 @@ mod tests {
                     name: (*peer).to_owned(),
                     endpoint: port.map(|port| ([192, 0, 2, 1], port).into()),
                     relay: None,
+                    over_tls: false,
                     handshake_seconds_ago: None,
                     received_bytes: *received_bytes,
                     sent_bytes: 148,

@@ -189,6 +189,7 @@ impl SiteClient {
             public_key: reply.public_key,
             endpoint,
             candidates: candidates.collect::<Result<_, SiteError>>()?,
+            fingerprint: reply.fingerprint,
         })
     }
 
@@ -211,6 +212,7 @@ impl SiteClient {
             name: peer.name,
             endpoint: peer.endpoint.parse().ok(),
             relay: Some(peer.relay).filter(|relay| !relay.is_empty()),
+            over_tls: peer.over_tls,
             handshake_seconds_ago: peer.handshake_seconds_ago,
             received_bytes: peer.received_bytes,
             sent_bytes: peer.sent_bytes,

@@ -1,0 +1,343 @@
+//! Carries datagrams of the mesh over TLS, where UDP does not pass.
+//!
+//! To the router, the far end of a bridge is an address on this host's loopback: a task per bridge
+//! passes datagrams between a UDP socket there and a TLS connection, each preceded by its length in
+//! two bytes. Both ends pin each other's key; what passes is encrypted by WireGuard besides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fed_core::MemberId;
+use fed_rpc::tls;
+use fed_rpc::{Fingerprint, Identity};
+use futures::{SinkExt as _, StreamExt as _};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
+
+/// How long a connection and its TLS handshake may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after a vain attempt the next one is made.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// The largest UDP payload, in bytes.
+const DATAGRAM_MAX: usize = 65_507;
+
+/// Bridges that others may open at a time: a member that lost one opens another.
+const ACCEPTED_MAX: usize = 256;
+
+/// A bridge that this node has opened, or tries to.
+#[derive(Debug)]
+enum Bridge {
+    Opening,
+    Open(SocketAddr),
+    /// Until when not to try again.
+    Failed(Instant),
+}
+
+type Opened = Arc<Mutex<BTreeMap<MemberId, Bridge>>>;
+type Members = Arc<Mutex<BTreeSet<Fingerprint>>>;
+
+/// The bridges of one node.
+#[derive(Debug)]
+pub(super) struct Bridges {
+    identity: Identity,
+    /// The router's UDP port on this host.
+    port: u16,
+    members: Members,
+    opened: Opened,
+    _listening: Option<AbortOnDropHandle<()>>,
+}
+
+impl Bridges {
+    /// Makes a key, and listens at the TCP port with the number of the mesh's UDP port.
+    pub(super) async fn start(port: u16) -> io::Result<Self> {
+        let identity = Identity::generate("fed node").map_err(io::Error::other)?;
+        let members = Members::default();
+        let listening = match listen(port).await {
+            Ok(listener) => {
+                let known = Arc::clone(&members);
+                let admit = move |peer: &Fingerprint| lock(&known).contains(peer);
+                let acceptor = tls::server_config(&identity, Arc::new(admit)).into();
+                let accepting = tokio::spawn(accept(listener, acceptor, port));
+                Some(AbortOnDropHandle::new(accepting))
+            }
+            Err(error) => {
+                warn!(%error, port, "no TCP port: members without UDP do not reach this node");
+                None
+            }
+        };
+        Ok(Self {
+            identity,
+            port,
+            members,
+            opened: Opened::default(),
+            _listening: listening,
+        })
+    }
+
+    /// The key that others are to pin.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.identity.fingerprint()
+    }
+
+    /// Takes the keys of those who may connect.
+    pub(super) fn admit(&self, members: BTreeSet<Fingerprint>) {
+        *lock(&self.members) = members;
+    }
+
+    /// The loopback addresses of the bridges that are open.
+    pub(super) fn open(&self) -> BTreeMap<MemberId, SocketAddr> {
+        let opened = lock(&self.opened);
+        let open = opened.iter().filter_map(|(member, bridge)| match bridge {
+            Bridge::Open(address) => Some((*member, *address)),
+            Bridge::Opening | Bridge::Failed(_) => None,
+        });
+        open.collect()
+    }
+
+    /// Begins to open a bridge to a member at one of these addresses, unless there is one, or an
+    /// attempt has just failed.
+    pub(super) fn dial(&self, member: MemberId, key: Fingerprint, targets: Vec<SocketAddr>) {
+        let mut opened = lock(&self.opened);
+        match opened.get(&member) {
+            Some(Bridge::Opening | Bridge::Open(_)) => return,
+            Some(Bridge::Failed(until)) if Instant::now() < *until => return,
+            Some(Bridge::Failed(_)) | None => {}
+        }
+        opened.insert(member, Bridge::Opening);
+        drop(opened);
+        let connector = TlsConnector::from(tls::client_config(&self.identity, key));
+        let (opened, port) = (Arc::clone(&self.opened), self.port);
+        tokio::spawn(async move {
+            let ended = match open(&connector, &targets, port).await {
+                Ok((stream, udp, address)) => {
+                    info!(?member, %address, "datagrams to a member go over TLS");
+                    lock(&opened).insert(member, Bridge::Open(address));
+                    carry(stream, udp).await
+                }
+                Err(error) => Err(error),
+            };
+            debug!(?member, ?ended, "no TLS connection to a member");
+            lock(&opened).insert(member, Bridge::Failed(Instant::now() + RETRY));
+        });
+    }
+}
+
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+    }
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, port: u16) {
+    let mut bridges = tokio::task::JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = bridges.join_next() => continue,
+        };
+        match accepted {
+            Ok(_) if bridges.len() >= ACCEPTED_MAX => {
+                debug!("too many TLS connections of members");
+            }
+            Ok((stream, from)) => {
+                let acceptor = acceptor.clone();
+                bridges.spawn(async move {
+                    if let Err(error) = serve(stream, &acceptor, port).await {
+                        debug!(%from, %error, "a TLS connection of a member has ended");
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, for example: others may be closed by then.
+                warn!(%error, "a TLS connection could not be accepted");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, acceptor: &TlsAcceptor, port: u16) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let stream = timeout(PATIENCE, acceptor.accept(stream)).await??;
+    let (udp, _) = loopback(port).await?;
+    carry(stream, udp).await
+}
+
+type Dialled = (
+    tokio_rustls::client::TlsStream<TcpStream>,
+    UdpSocket,
+    SocketAddr,
+);
+
+/// Connects to the first of the addresses that answers.
+async fn open(connector: &TlsConnector, targets: &[SocketAddr], port: u16) -> io::Result<Dialled> {
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address is known");
+    for target in targets {
+        let connecting = async {
+            let stream = TcpStream::connect(target).await?;
+            stream.set_nodelay(true)?;
+            // The key is pinned; the name is neither sent nor looked at.
+            let name = ServerName::IpAddress(target.ip().into());
+            connector.connect(name, stream).await
+        };
+        match timeout(PATIENCE, connecting).await {
+            Ok(Ok(stream)) => {
+                let (udp, address) = loopback(port).await?;
+                return Ok((stream, udp, address));
+            }
+            Ok(Err(error)) => last = error,
+            Err(late) => last = late.into(),
+        }
+    }
+    Err(last)
+}
+
+/// A socket on the loopback that talks with the router.
+async fn loopback(port: u16) -> io::Result<(UdpSocket, SocketAddr)> {
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    udp.connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let address = udp.local_addr()?;
+    Ok((udp, address))
+}
+
+/// Passes datagrams both ways until one end is closed.
+async fn carry(stream: impl AsyncRead + AsyncWrite + Unpin, udp: UdpSocket) -> io::Result<()> {
+    let codec = LengthDelimitedCodec::builder()
+        .length_field_length(2)
+        .max_frame_length(DATAGRAM_MAX)
+        .new_codec();
+    let (mut sink, mut frames) = Framed::new(stream, codec).split();
+    let outwards = async {
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        loop {
+            let mut length = udp.recv(&mut buffer).await?;
+            // What waits goes along, up to as much as the codec keeps.
+            loop {
+                sink.feed(Bytes::copy_from_slice(&buffer[..length])).await?;
+                match udp.try_recv(&mut buffer) {
+                    Ok(next) => length = next,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            sink.flush().await?;
+        }
+    };
+    let inwards = async {
+        while let Some(frame) = frames.next().await {
+            match udp.send(&frame?).await {
+                Ok(_) => {}
+                // The router's queue is full: datagrams may be lost.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    return Err(error);
+                }
+                Err(error) => debug!(%error, "a datagram was lost on the loopback"),
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = outwards => ended,
+        ended = inwards => ended,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node: its bridges, and a socket in the place of its router.
+    struct Node {
+        bridges: Bridges,
+        router: UdpSocket,
+        address: SocketAddr,
+    }
+
+    async fn node() -> Node {
+        let router = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = router.local_addr().unwrap();
+        let bridges = Bridges::start(address.port()).await.unwrap();
+        Node {
+            bridges,
+            router,
+            address,
+        }
+    }
+
+    async fn until<T>(mut question: impl FnMut() -> Option<T>) -> T {
+        let asked = async {
+            loop {
+                if let Some(answer) = question() {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), asked).await.unwrap()
+    }
+
+    fn dial(from: &Node, to: &Node) {
+        let key = to.bridges.fingerprint();
+        from.bridges.dial(MemberId::OPERATOR, key, vec![to.address]);
+    }
+
+    #[tokio::test]
+    async fn datagrams_pass_both_ways_and_keep_their_bounds() {
+        let (a, b) = (node().await, node().await);
+        b.bridges.admit([a.bridges.fingerprint()].into());
+        dial(&a, &b);
+        let bridge = until(|| a.bridges.open().values().next().copied()).await;
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        let mut back = None;
+        for length in [1, 1400, 9000, 0, 32] {
+            a.router.send_to(&vec![7; length], bridge).await.unwrap();
+            let (received, from) = b.router.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(buffer[..received], vec![7; length]);
+            back = Some(from);
+        }
+        b.router.send_to(b"and back", back.unwrap()).await.unwrap();
+        let (received, from) = a.router.recv_from(&mut buffer).await.unwrap();
+        assert_eq!((&buffer[..received], from), (&b"and back"[..], bridge));
+        // When the far end goes, the bridge is no longer offered.
+        drop(b);
+        until(|| a.bridges.open().is_empty().then_some(())).await;
+    }
+
+    #[tokio::test]
+    async fn strangers_and_impostors_are_refused() {
+        let (a, b, c) = (node().await, node().await, node().await);
+        let failed = |node: &Node| {
+            let opened = lock(&node.bridges.opened);
+            let bridge = opened.get(&MemberId::OPERATOR);
+            matches!(bridge, Some(Bridge::Failed(_))).then_some(())
+        };
+        // Nobody has told b of a. In TLS 1.3 a learns that after its own part of the handshake.
+        dial(&a, &b);
+        until(|| failed(&a)).await;
+        // c does not hold b's key.
+        c.bridges.admit([a.bridges.fingerprint()].into());
+        let other = node().await;
+        other
+            .bridges
+            .dial(MemberId::OPERATOR, b.bridges.fingerprint(), vec![c.address]);
+        until(|| failed(&other)).await;
+        assert!(other.bridges.open().is_empty());
+    }
+}
