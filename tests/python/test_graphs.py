@@ -20,7 +20,8 @@ from dask.highlevelgraph import HighLevelGraph
 from distributed.protocol.pickle import dumps
 
 import fed
-from fed.pins import POOL_VARIABLE, find_pools
+from fed.graphs import pin_collection
+from fed.pins import POOL_VARIABLE, Pinned, find_pools
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,3 +158,16 @@ def test_what_is_not_lazy_is_returned_as_it_is() -> None:
 def test_an_impossible_pool_is_refused() -> None:
     with pytest.raises(fed.UnknownPoolError, match="lower-case"):
         fed.pin_collection(da.ones(3), "Not A Pool")
+
+
+@pytest.mark.parametrize("columns", [None, ["a"]])
+def test_partitions_of_parquet_files_know_their_size(tmp_path: Path, columns: Any) -> None:
+    table = pd.DataFrame({"a": np.arange(4000), "text": ["a text of some length"] * 4000})
+    dd.from_pandas(table, npartitions=40).to_parquet(tmp_path)
+    pinned = pin_collection(dd.read_parquet(tmp_path, columns=columns), "north")
+    estimated = [node.func.nbytes for node in pinned.__dask_graph__().values()
+                 if isinstance(getattr(node, "func", None), Pinned)]  # fmt: skip
+    assert len(estimated) == 40
+    for nbytes in estimated:
+        real = table[columns or ["a", "text"]].memory_usage(deep=True, index=False).sum() / 40
+        assert 800 <= nbytes <= 4 * real

@@ -12,7 +12,8 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from fed import _dask_private as dask_private
 from fed.errors import FedError
 from fed.names import ANNOTATION, check_pool, resource_of, without_pools
-from fed.pins import find_pools, pin_node
+from fed.parquet import partition_bytes
+from fed.pins import Pinned, find_pools, pin_node
 
 T = TypeVar("T")
 
@@ -201,6 +202,10 @@ def pin_expression(expr: Any, pool: str) -> Any:
         if name is not None
     }
     layer = _pin_nodes(nodes, pool, names)
+    for key, nbytes in partition_bytes(nodes).items():
+        func = getattr(layer[dask_private.rename_key(key, names)], "func", None)
+        if isinstance(func, Pinned):
+            func.nbytes = nbytes
     keys = [dask_private.rename_key(key, names) for key in flatten(best.__dask_keys__())]
     return dask_private.graph_expression(best, layer, keys, f"pinned-{pool}")
 

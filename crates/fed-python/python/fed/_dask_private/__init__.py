@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from fed._dask_private.construction import hook_layers, hook_tokens
 from fed._dask_private.frames import (
+    ParquetRead,
     frames_held,
     graph_expression,
     hook_frames,
     is_frame,
     is_graph_expression,
+    parquet_read,
 )
 from fed._dask_private.moving import hook_costs, hook_holders, hook_memory_manager, hook_request
 from fed._dask_private.queueing import PoolQueues, hook_saturation
@@ -62,6 +64,7 @@ __all__ = [
     "DataNode",
     "GraphNode",
     "NestedContainer",
+    "ParquetRead",
     "PoolQueues",
     "Task",
     "TaskRef",
@@ -96,6 +99,7 @@ __all__ = [
     "missing",
     "name_of_key",
     "order",
+    "parquet_read",
     "pickle_function",
     "pickled",
     "rebuild_container",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import Context
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,31 @@ def graph_expression(expr: Any, layer: dict[Any, Any], keys: list[Any], prefix: 
     return FromGraph(
         layer=layer, _meta=expr._meta, divisions=expr.divisions, keys=keys, name_prefix=prefix
     )
+
+
+@dataclass(frozen=True)
+class ParquetRead:
+    """What a task reads from parquet files."""
+
+    files: Any
+    """The file system, of fsspec."""
+    pieces: list[tuple[str, list[int] | None]]
+    """Paths, and the numbers of row groups; None for all."""
+    types: dict[str, Any]
+    """Types of the columns, and of the index if it is stored, by name."""
+
+
+def parquet_read(node: Any) -> ParquetRead | None:
+    """Return what a task reads from parquet files; None if it reads nothing of the kind."""
+    func: Any = getattr(node, "func", None)
+    if type(func).__name__ != "ParquetFunctionWrapper" or not node.args:
+        return None
+    parts: list[Any] = node.args[0] if isinstance(node.args[0], list) else [node.args[0]]
+    types = {str(name): dtype for name, dtype in func.meta.dtypes.items()}
+    if func.meta.index.name is not None:
+        types[str(func.meta.index.name)] = func.meta.index.dtype
+    pieces = [(part.data if hasattr(part, "data") else part)["piece"] for part in parts]
+    return ParquetRead(func.fs, [(piece[0], piece[1]) for piece in pieces], types)
 
 
 def frames_held(expr: Any) -> list[Any]:

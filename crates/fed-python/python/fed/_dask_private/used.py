@@ -61,6 +61,11 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 USED_WITH_FRAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("dask.dataframe.dask_expr._collection", "FrameBase.__init__", ("self", "expr")),
     ("dask.dataframe.dask_expr.io.io", "FromGraph", ()),
+    (
+        "dask.dataframe.io.parquet.core",
+        "ParquetFunctionWrapper.__init__",
+        ("self", "fs", "meta", "columns"),
+    ),
 )
 """The same for dask.dataframe, which not every installation has."""
 
