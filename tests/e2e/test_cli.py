@@ -33,6 +33,23 @@ def test_status_as_json(federation: World) -> None:
         for peer in member["peers"]:
             assert peer["handshake_seconds_ago"] is not None
             assert peer["received_bytes"] > 0
+            assert peer["received_packets"] > 0
+            assert peer["handshakes"] >= 1
+            assert peer["relay"] is None
+            # Ethernet, less WireGuard over UDP and IPv6 or IPv4.
+            assert peer["path_mtu"] in (1420, 1440)
+            assert peer["round_trip_microseconds"] > 1000
+
+
+def test_status_for_monitoring(federation: World) -> None:
+    lines = federation.fed("status", "--output", "prometheus").stdout.splitlines()
+    tunnel = '{federation="fed",member="ecmwf",peer="eumetsat"}'
+    samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert samples["fed_mesh_path_mtu_bytes" + tunnel] in ("1420", "1440")
+    assert samples["fed_mesh_direct" + tunnel] == "1"
+    assert float(samples["fed_mesh_received_bytes_total" + tunnel]) > 0
+    assert 0.001 < float(samples["fed_mesh_round_trip_seconds" + tunnel]) < 10
+    assert samples['fed_workers{federation="fed",member="ecmwf",pool="ecmwf"}'] == "2"
 
 
 def test_status_as_text(federation: World) -> None:

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fed_core::FederationName;
-use fed_service::operator::{MemberReport, OperatorState, Running, Status};
+use fed_service::operator::{MemberReport, OperatorState, Running, Status, metrics};
 
-use crate::console::{self, Output};
+use crate::console;
 use crate::{Global, paths};
 
 /// How long the end of a federation is told of.
@@ -19,6 +19,17 @@ pub(crate) struct Arguments {
     /// How it is printed
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+/// How a status is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// For monitoring: the text format of Prometheus
+    Prometheus,
 }
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
@@ -41,16 +52,23 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> 
         })?;
         all.insert(name.to_string(), status);
     }
-    if arguments.output == Output::Json {
-        return console::json(&all);
+    match arguments.output {
+        Output::Text => {
+            if all.is_empty() {
+                console::note("no federation is up; `fed up SITE…` starts one");
+            }
+            if arguments.name.is_none() {
+                show_ends(&state)?;
+            }
+            show_all(&all)
+        }
+        Output::Json => console::json(&all),
+        Output::Prometheus => console::data(metrics(all.values().flatten()).trim_end()),
     }
-    if all.is_empty() {
-        console::note("no federation is up; `fed up SITE…` starts one");
-    }
-    if arguments.name.is_none() {
-        show_ends(&state)?;
-    }
-    for (name, status) in &all {
+}
+
+fn show_all(all: &BTreeMap<String, Option<Status>>) -> anyhow::Result<()> {
+    for (name, status) in all {
         match status {
             Some(status) => show(status)?,
             None => console::data(&format!(
@@ -114,10 +132,35 @@ fn show_member(member: &MemberReport) -> anyhow::Result<()> {
             || "no handshake yet".to_owned(),
             |seconds| format!("handshake {seconds} s ago"),
         );
+        let round_trip = peer
+            .round_trip_microseconds
+            .map_or_else(String::new, |time| {
+                format!(", round trip {}.{} ms", time / 1000, time % 1000 / 100)
+            });
         console::data(&format!(
-            "    tunnel to {:<16} {path}, {handshake}, {} B in, {} B out",
-            peer.name, peer.received_bytes, peer.sent_bytes
+            "    tunnel to {:<16} {path}, {handshake}{round_trip}, MTU {}, {} B in, \
+             {} B out{}",
+            peer.name,
+            peer.path_mtu,
+            peer.received_bytes,
+            peer.sent_bytes,
+            dropped(&peer.drops)
         ))?;
     }
+    if !member.drops.is_empty() {
+        console::data(&format!("    no tunnel{}", dropped(&member.drops)))?;
+    }
     Ok(())
+}
+
+/// What was dropped, by reason; nothing where nothing was.
+fn dropped(drops: &BTreeMap<String, u64>) -> String {
+    if drops.is_empty() {
+        return String::new();
+    }
+    let reasons: Vec<_> = drops
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    format!(", dropped {}", reasons.join(", "))
 }

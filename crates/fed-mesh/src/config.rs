@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use crate::{Ipv6Prefix, PublicKey};
 
-/// The largest inner packet that the mesh carries unless it is told otherwise, in bytes.
+/// The largest inner packet that every path carries, in bytes.
 ///
-/// 1280 is the least that every IPv6 path must carry (RFC 8200, section 5). A datagram adds
-/// 32 bytes of WireGuard, 8 of UDP and 20 or 40 of IP, so it fits any path of 1360 bytes or more.
-/// The TUN device is given this MTU; a larger packet is dropped and counted, never split.
-pub const MTU: usize = 1280;
+/// 1280 is the least that IPv6 may be carried in (RFC 8200, section 5). A datagram adds 32 bytes of
+/// WireGuard, 8 of UDP and 20 or 40 of IP, so it fits any path of 1360 bytes or more.
+pub const MTU_MIN: usize = 1280;
+
+/// The largest inner packet that any path carries, in bytes: what jumbo frames of 9000 bytes leave
+/// over IPv4. The TUN device is given this MTU. A packet that is larger than its peer's path
+/// carries is answered with an ICMPv6 Packet Too Big, never split.
+pub const MTU_MAX: usize = 8940;
 
 /// How often a peer is sent something when there is nothing to say: shorter than the 30 s after
 /// which common NATs and firewalls forget a UDP flow.

@@ -52,6 +52,15 @@ impl Control {
         }
     }
 
+    /// The packet, padded to `length` bytes where it is shorter.
+    pub(crate) fn padded(self, length: usize) -> Vec<u8> {
+        let mut packet = self.packet().to_vec();
+        packet.resize(length.max(LENGTH), 0);
+        let payload = u16::try_from(packet.len() - HEADER).expect("below 64 KiB");
+        packet[4..6].copy_from_slice(&payload.to_be_bytes());
+        packet
+    }
+
     /// The packet.
     pub(crate) fn packet(self) -> [u8; LENGTH] {
         let (kind, number) = match self {
@@ -85,6 +94,10 @@ mod tests {
                 prop_assert!(crate::packet::addresses(&packet).is_some());
                 packet.resize(LENGTH + padding, 0);
                 prop_assert_eq!(Control::read(&packet), Some(control));
+                let padded = control.padded(LENGTH + padding);
+                prop_assert_eq!(padded.len(), LENGTH + padding);
+                prop_assert!(crate::packet::addresses(&padded).is_some());
+                prop_assert_eq!(Control::read(&padded), Some(control));
                 packet.truncate(LENGTH - 1);
                 prop_assert_eq!(Control::read(&packet), None);
             }

@@ -24,6 +24,13 @@ pub enum Event {
         /// The path from now on.
         to: Path,
     },
+    /// The path to a peer carries larger packets than before, or no longer such large ones.
+    PathMtuChanged {
+        /// The peer.
+        peer: PublicKey,
+        /// The largest inner packet from now on, in bytes.
+        mtu: usize,
+    },
     /// A peer with a keepalive has not been heard for [`crate::SILENT_AFTER`].
     PeerSilent {
         /// Who.
@@ -49,6 +56,6 @@ pub enum TimeoutReason {
     Keepalive,
     /// A peer is about to count as silent.
     Silence,
-    /// Paths to a peer are to be tried.
+    /// Paths to a peer are to be tried, or the width of the one taken.
     Path,
 }

@@ -19,7 +19,12 @@ pub struct Outbound<'r, P: Protocol> {
     now: Instant,
     /// The last destination, and its peer.
     last: Option<(Ipv6Addr, MutexGuard<'r, Peer<P::Session>>)>,
+    /// Whose packets were last found too big, and told so.
+    told: Option<Flow>,
 }
+
+/// Addresses and, where there are such, ports.
+type Flow = (Addresses, [u8; 4]);
 
 impl<'r, P: Protocol> Outbound<'r, P> {
     pub(crate) fn new(router: &'r Router<P>, now: Instant) -> Self {
@@ -27,27 +32,41 @@ impl<'r, P: Protocol> Outbound<'r, P> {
             router,
             now,
             last: None,
+            told: None,
         }
     }
 
     /// Takes in one packet from the TUN. May change the deadline.
     pub fn push(&mut self, packet: &[u8], out: &mut Output) {
-        let reason = match packet::addresses(packet) {
-            None => DropReason::MalformedInner,
-            Some(_) if packet.len() > self.router.mtu() => DropReason::TooBig,
-            Some(Addresses { destination, .. }) => match self.peer(destination) {
-                Some(peer) => {
-                    let ctx = self.router.context(self.now);
-                    return self
-                        .last
-                        .insert((destination, peer))
-                        .1
-                        .send_inner(packet, ctx, out);
-                }
-                None => DropReason::NoRoute,
-            },
+        let Some(addresses) = packet::addresses(packet) else {
+            return self.router.count_drop(DropReason::MalformedInner);
         };
-        self.router.count_drop(reason);
+        let destination = addresses.destination;
+        let Some(mut peer) = self.peer(destination) else {
+            return self.router.count_drop(DropReason::NoRoute);
+        };
+        let mtu = peer.mtu();
+        if packet.len() > mtu {
+            peer.count_drop(DropReason::TooBig, 1);
+            self.tell(packet, addresses, mtu, out);
+        } else {
+            peer.send_inner(packet, self.router.context(self.now), out);
+        }
+        self.last = Some((destination, peer));
+    }
+
+    /// Tells the sender of a packet how large it may be: once for consecutive packets of a flow,
+    /// which the kernel often hands over in one piece.
+    fn tell(&mut self, packet: &[u8], addresses: Addresses, mtu: usize, out: &mut Output) {
+        let ports = packet.get(40..44).and_then(|ports| ports.try_into().ok());
+        let flow = Some((addresses, ports.unwrap_or_default()));
+        if self.told == flow {
+            return;
+        }
+        self.told = flow;
+        if let Some(answer) = packet::too_big(packet, addresses, mtu) {
+            out.push_packet(&answer);
+        }
     }
 
     fn peer(&mut self, destination: Ipv6Addr) -> Option<MutexGuard<'r, Peer<P::Session>>> {

@@ -35,6 +35,9 @@ mod config;
 mod control;
 mod event;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod lane;
 mod links;
@@ -50,10 +53,11 @@ mod reflexive;
 mod route;
 mod router;
 mod status;
+mod width;
 
 pub use config::{
-    CANDIDATES_MAX, HANDSHAKES_PER_SECOND, KEEPALIVE, MTU, PeerConfig, QUEUE_PACKETS, RELAY_BURST,
-    RELAY_RATE, SILENT_AFTER, SetPeersError,
+    CANDIDATES_MAX, HANDSHAKES_PER_SECOND, KEEPALIVE, MTU_MAX, MTU_MIN, PeerConfig, QUEUE_PACKETS,
+    RELAY_BURST, RELAY_RATE, SILENT_AFTER, SetPeersError,
 };
 pub use event::{Event, TimeoutReason};
 pub use key::{ParseKeyError, PrivateKey, PublicKey};

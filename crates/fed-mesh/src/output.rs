@@ -145,6 +145,12 @@ impl Output {
         self.delivers.room(length)
     }
 
+    /// Adds a packet that lies elsewhere.
+    pub(crate) fn push_packet(&mut self, packet: &[u8]) {
+        self.packet_room(packet.len()).copy_from_slice(packet);
+        self.keep_packet(packet.len());
+    }
+
     /// The first `length` bytes of the room.
     pub(crate) fn next_packet(&self, length: usize) -> &[u8] {
         &self.delivers.bytes[self.delivers.used..][..length]

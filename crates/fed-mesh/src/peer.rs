@@ -9,6 +9,7 @@ use crate::control::Control;
 use crate::frame::{self, RouterId};
 use crate::links::Links;
 use crate::paths::{Paths, Sign};
+use crate::width::{Width, overhead};
 use crate::{
     Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, Path, PeerConfig, PeerStatus,
     PublicKey, QUEUE_PACKETS, ROOM_MIN, SILENT_AFTER, Session, TimeoutReason, Traffic,
@@ -49,6 +50,8 @@ pub(crate) struct Peer<S> {
     /// Where it was heard, the latest first, and other peers have been told of.
     heard_at: Vec<SocketAddr>,
     session: S,
+    /// Of the path that is taken.
+    width: Width,
     queue: VecDeque<Vec<u8>>,
     counters: Counters,
     added: Instant,
@@ -70,9 +73,17 @@ struct Counters {
 }
 
 impl<S: Session> Peer<S> {
-    /// `leads` says which of two routers gives way where both would follow each other.
-    pub(crate) fn new(config: PeerConfig, leads: bool, session: S, now: Instant) -> Self {
+    /// `leads` says which of two routers gives way where both would follow each other. Inner
+    /// packets have `mtu` bytes at most.
+    pub(crate) fn new(
+        config: PeerConfig,
+        leads: bool,
+        session: S,
+        mtu: usize,
+        now: Instant,
+    ) -> Self {
         Self {
+            width: Width::new(mtu, overhead(false), now),
             id: config.public_key.into(),
             paths: Paths::new(leads, &config.endpoints),
             link: None,
@@ -114,8 +125,14 @@ impl<S: Session> Peer<S> {
         }
     }
 
+    /// The largest inner packet that fits the path, in bytes.
+    pub(crate) fn mtu(&self) -> usize {
+        self.width.mtu()
+    }
+
     /// Sends an inner packet, or keeps it for after the handshake.
     pub(crate) fn send_inner(&mut self, packet: &[u8], ctx: Context<'_>, out: &mut Output) {
+        self.width.sent(packet.len());
         if self.queue.is_empty()
             && let Some(path) = self.paths.towards()
             && self.seal(packet, path, ctx, out)
@@ -204,6 +221,7 @@ impl<S: Session> Peer<S> {
         self.handshake = Some(ctx.now);
         self.counters.handshakes += 1;
         self.paths.connected(ctx.now);
+        self.width.wake(ctx.now);
         out.events.push_back(Event::HandshakeCompleted {
             peer: self.config.public_key,
             path,
@@ -218,12 +236,44 @@ impl<S: Session> Peer<S> {
                 // answer with may still be missing, and then the next ping is answered.
                 self.seal(&Control::Pong(number).packet(), path, ctx, out);
             }
+            Control::Pong(number) if Width::owns(number) => {
+                let before = self.width.mtu();
+                self.width.answered(number, ctx.now);
+                self.measure(before, ctx, out);
+            }
             Control::Pong(number) => {
                 if let Some(left) = self.paths.pong(number, ctx.now) {
-                    self.moved(left, out);
+                    self.moved(left, ctx, out);
                 }
             }
         }
+    }
+
+    /// Sends the pings that the width of the path is measured by, where some are due, and tells if
+    /// it has changed since it was `before`.
+    fn measure(&mut self, before: usize, ctx: Context<'_>, out: &mut Output) {
+        if let Some(path) = self.paths.current()
+            && let Some(probes) = self.width.poll(ctx.now)
+        {
+            // The small one first, so that it is not sent in one piece with the large one.
+            let pings = std::iter::once((probes.small, 0)).chain(probes.large);
+            for (number, length) in pings {
+                if !self.seal(&Control::Ping(number).padded(length), path, ctx, out) {
+                    self.width.sleep();
+                }
+            }
+        }
+        let mtu = self.width.mtu();
+        if mtu != before {
+            let peer = self.config.public_key;
+            out.events.push_back(Event::PathMtuChanged { peer, mtu });
+        }
+    }
+
+    /// When the width of the path is to be measured. Who answers no pings is not asked.
+    fn measure_due(&self) -> Option<Instant> {
+        let due = self.width.deadline();
+        due.filter(|_| self.paths.speaks() && self.paths.current().is_some())
     }
 
     /// Counts an inner packet that the router delivered.
@@ -264,6 +314,11 @@ impl<S: Session> Peer<S> {
             }
         }
         self.seek(ctx, out);
+        // Another path is measured anew, and one that cannot be pinged is in doubt.
+        while self.measure_due().is_some_and(|due| due <= now) {
+            self.measure(self.width.mtu(), ctx, out);
+            self.seek(ctx, out);
+        }
         if self.silence_due().is_some_and(|due| due <= now) {
             self.silent = true;
             out.events.push_back(Event::PeerSilent {
@@ -281,7 +336,7 @@ impl<S: Session> Peer<S> {
             let relays = ctx.relays(self.config.public_key);
             let round = self.paths.round(&relays, ctx.now);
             if round.moved.is_some() {
-                self.moved(before, out);
+                self.moved(before, ctx, out);
             }
             if self.session.is_ready() {
                 for path in &round.targets {
@@ -311,7 +366,8 @@ impl<S: Session> Peer<S> {
             .map(|at| (at, TimeoutReason::Keepalive));
         let silence = self.silence_due().map(|at| (at, TimeoutReason::Silence));
         let path = self.paths.deadline().map(|at| (at, TimeoutReason::Path));
-        let deadlines = [session, keepalive, silence, path];
+        let width = self.measure_due().map(|at| (at, TimeoutReason::Path));
+        let deadlines = [session, keepalive, silence, path, width];
         deadlines.into_iter().flatten().min()
     }
 
@@ -321,7 +377,8 @@ impl<S: Session> Peer<S> {
             public_key: self.config.public_key,
             endpoint: self.paths.towards().and_then(|path| path.address()),
             path: self.paths.current(),
-            rtt: self.paths.rtt(),
+            rtt: self.width.round_trip().or(self.paths.rtt()),
+            path_mtu: self.width.mtu(),
             relayed,
             allowed_ips: self.config.allowed_ips.clone(),
             connected: self.session.is_ready(),
@@ -472,13 +529,19 @@ impl<S: Session> Peer<S> {
             links.set_heard(peer, &self.heard_at);
         }
         if let Some(left) = self.paths.hear(path, sign, ctx.now) {
-            self.moved(left, out);
+            self.moved(left, ctx, out);
         }
     }
 
-    /// Tells that another path is taken.
-    fn moved(&self, from: Option<Path>, out: &mut Output) {
+    /// Tells that another path is taken, whose width is measured anew.
+    fn moved(&mut self, from: Option<Path>, ctx: Context<'_>, out: &mut Output) {
         if let Some(to) = self.paths.current() {
+            let last_hop = match to {
+                Path::Udp(address) => Some(address),
+                Path::Relay(via) => ctx.links().address(via),
+            };
+            let ipv4 = last_hop.is_some_and(|address| address.is_ipv4());
+            self.width.moved(to.overhead() + overhead(ipv4), ctx.now);
             let peer = self.config.public_key;
             out.events.push_back(Event::PathChanged { peer, from, to });
         }

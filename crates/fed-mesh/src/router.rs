@@ -10,8 +10,8 @@ use crate::links::Links;
 use crate::peer::{Context, Peer};
 use crate::route::Routes;
 use crate::{
-    DropReason, Drops, MTU, Noise, Output, PeerConfig, PeerStatus, PrivateKey, Protocol, PublicKey,
-    SetPeersError, TimeoutReason, config,
+    DropReason, Drops, MTU_MAX, Noise, Output, PeerConfig, PeerStatus, PrivateKey, Protocol,
+    PublicKey, SetPeersError, TimeoutReason, config,
 };
 
 /// Slots travel in 24 bits of a session's index.
@@ -29,8 +29,9 @@ const SLOTS: u32 = 1 << 24;
 /// The calls with `&mut self` may send packets that waited: their output is to be sent before the
 /// next packet is taken in, or it overtakes them.
 ///
-/// Inner packets are IPv6, of [`Router::mtu`] bytes at most. A packet goes to the peer with the
-/// longest allowed prefix around its destination; a packet from a peer is delivered only if that
+/// Inner packets are IPv6, of [`Router::mtu`] bytes at most, and of no more than the path to their
+/// peer carries, which the router finds out by itself. A larger one is answered with an ICMPv6
+/// Packet Too Big, which is among the packets for the TUN. A packet goes to the peer with the longest allowed prefix around its destination; a packet from a peer is delivered only if that
 /// peer has the longest prefix around its source. What arrives is for the TUN, whatever its
 /// destination: the router never sends inner packets on from peer to peer. What it does pass on,
 /// between peers that it reaches straight, is [relay frames](Path::Relay), which it cannot read.
@@ -61,7 +62,7 @@ impl<P: Protocol> Router<P> {
         Self {
             own: protocol.public_key(),
             protocol,
-            mtu: MTU,
+            mtu: MTU_MAX,
             peers: BTreeMap::new(),
             slots: HashMap::new(),
             next_slot: 0,
@@ -71,7 +72,7 @@ impl<P: Protocol> Router<P> {
         }
     }
 
-    /// The same router for inner packets of up to `mtu` bytes instead of [`MTU`].
+    /// The same router for inner packets of up to `mtu` bytes instead of [`MTU_MAX`].
     #[must_use]
     pub fn with_mtu(mut self, mtu: usize) -> Self {
         self.mtu = mtu;
@@ -126,7 +127,7 @@ impl<P: Protocol> Router<P> {
                 None => {
                     let session = self.protocol.session(peer.public_key, slot, now);
                     let leads = self.own < peer.public_key;
-                    let mut new = Peer::new(peer, leads, session, now);
+                    let mut new = Peer::new(peer, leads, session, self.mtu, now);
                     new.initiate(ctx, out);
                     entry = Some(Mutex::new(new));
                 }

@@ -26,7 +26,7 @@ impl Traffic {
 pub enum DropReason {
     /// From the TUN: not one whole IPv6 packet.
     MalformedInner,
-    /// From the TUN: larger than [`crate::MTU`].
+    /// From the TUN: larger than the path to the peer carries; the sender was told.
     TooBig,
     /// From the TUN: no peer owns the destination.
     NoRoute,
@@ -81,6 +81,30 @@ impl DropReason {
         Self::RelayRefused,
         Self::RelayBusy,
     ];
+
+    /// Its name in counters, in lower case with hyphens.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MalformedInner => "malformed-inner",
+            Self::TooBig => "too-big",
+            Self::NoRoute => "no-route",
+            Self::NoEndpoint => "no-endpoint",
+            Self::NoRelay => "no-relay",
+            Self::QueueFull => "queue-full",
+            Self::HandshakeGivenUp => "handshake-given-up",
+            Self::MalformedOuter => "malformed-outer",
+            Self::UnknownPeer => "unknown-peer",
+            Self::UnderLoad => "under-load",
+            Self::HandshakeRefused => "handshake-refused",
+            Self::Undecryptable => "undecryptable",
+            Self::Replayed => "replayed",
+            Self::MalformedDecrypted => "malformed-decrypted",
+            Self::SourceNotAllowed => "source-not-allowed",
+            Self::RelayRefused => "relay-refused",
+            Self::RelayBusy => "relay-busy",
+        }
+    }
 }
 
 /// How many packets or datagrams were dropped, by reason.
@@ -125,6 +149,8 @@ pub struct PeerStatus {
     pub path: Option<Path>,
     /// The smoothed round-trip time of that path, once it has been measured.
     pub rtt: Option<Duration>,
+    /// The largest inner packet that the path is known to carry, in bytes.
+    pub path_mtu: usize,
     /// The inner addresses that belong to the peer.
     pub allowed_ips: Vec<Ipv6Prefix>,
     /// Whether packets can be sent without a handshake.
@@ -164,5 +190,7 @@ mod tests {
             assert_eq!(drops.iter().collect::<Vec<_>>(), [(reason, 2)]);
             assert_eq!(drops.total(), 2);
         }
+        let names: std::collections::BTreeSet<_> = DropReason::ALL.map(DropReason::name).into();
+        assert_eq!(names.len(), DropReason::ALL.len());
     }
 }

@@ -4,6 +4,8 @@
 use fed_core::{Member, MemberId, Peer, PoolOffer, PythonEnvironment, SiteDescription};
 use fed_rpc::v1;
 
+use crate::node::{MeshReport, PeerReport};
+
 /// A message that does not say what it should.
 #[derive(Debug, thiserror::Error)]
 #[error("field {field}: {problem}")]
@@ -141,4 +143,56 @@ pub(crate) fn peers(peers: Vec<v1::Peer>) -> Result<Vec<Peer>, Invalid> {
             })
         })
         .collect()
+}
+
+pub(crate) fn mesh_to_wire(mesh: MeshReport) -> v1::ProbeReply {
+    v1::ProbeReply {
+        peers: mesh.peers.into_iter().map(peer_to_wire).collect(),
+        drops: mesh.drops.into_iter().collect(),
+    }
+}
+
+fn peer_to_wire(peer: PeerReport) -> v1::PeerState {
+    let endpoint = peer.endpoint.map(|endpoint| endpoint.to_string());
+    v1::PeerState {
+        name: peer.name,
+        endpoint: endpoint.unwrap_or_default(),
+        handshake_seconds_ago: peer.handshake_seconds_ago,
+        received_bytes: peer.received_bytes,
+        sent_bytes: peer.sent_bytes,
+        received_packets: peer.received_packets,
+        sent_packets: peer.sent_packets,
+        handshakes: peer.handshakes,
+        path_mtu: peer.path_mtu,
+        round_trip_microseconds: peer.round_trip_microseconds,
+        relay: peer.relay.unwrap_or_default(),
+        over_tls: peer.over_tls,
+        drops: peer.drops.into_iter().collect(),
+    }
+}
+
+/// Takes how a site's mesh stands. All of it is only shown.
+pub(crate) fn mesh(reply: v1::ProbeReply) -> MeshReport {
+    MeshReport {
+        peers: reply.peers.into_iter().map(peer).collect(),
+        drops: reply.drops.into_iter().collect(),
+    }
+}
+
+fn peer(peer: v1::PeerState) -> PeerReport {
+    PeerReport {
+        relay: Some(peer.relay).filter(|relay| !relay.is_empty()),
+        over_tls: peer.over_tls,
+        name: peer.name,
+        endpoint: peer.endpoint.parse().ok(),
+        handshake_seconds_ago: peer.handshake_seconds_ago,
+        path_mtu: peer.path_mtu,
+        round_trip_microseconds: peer.round_trip_microseconds,
+        handshakes: peer.handshakes,
+        received_bytes: peer.received_bytes,
+        sent_bytes: peer.sent_bytes,
+        received_packets: peer.received_packets,
+        sent_packets: peer.sent_packets,
+        drops: peer.drops.into_iter().collect(),
+    }
 }

@@ -12,6 +12,9 @@ pub mod agent;
 pub mod control;
 mod convert;
 mod deadline;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod node;
 pub mod operator;

@@ -11,6 +11,9 @@
 
 mod checksum;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod header;
 mod join;

@@ -13,8 +13,25 @@ pub struct Losses {
     pub udp_full: u64,
     /// Datagrams that the kernel refused to send, for example for want of a route.
     pub udp_refused: u64,
+    /// Datagrams longer than the device on their way carries: now and then a probe of the path is.
+    pub udp_too_long: u64,
     /// Errors instead of datagrams on the socket.
     pub udp_receive_errors: u64,
+}
+
+impl Losses {
+    /// The counters by name, in lower case with hyphens.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("tun-full", self.tun_full),
+            ("tun-refused", self.tun_refused),
+            ("udp-full", self.udp_full),
+            ("udp-refused", self.udp_refused),
+            ("udp-too-long", self.udp_too_long),
+            ("udp-receive-errors", self.udp_receive_errors),
+        ]
+    }
 }
 
 /// The same, while two threads count.
@@ -24,6 +41,7 @@ pub(crate) struct Counters {
     pub(crate) tun_refused: Counter,
     pub(crate) udp_full: Counter,
     pub(crate) udp_refused: Counter,
+    pub(crate) udp_too_long: Counter,
     pub(crate) udp_receive_errors: Counter,
 }
 
@@ -47,6 +65,7 @@ impl Counters {
             tun_refused: self.tun_refused.get(),
             udp_full: self.udp_full.get(),
             udp_refused: self.udp_refused.get(),
+            udp_too_long: self.udp_too_long.get(),
             udp_receive_errors: self.udp_receive_errors.get(),
         }
     }

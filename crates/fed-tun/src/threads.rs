@@ -212,6 +212,7 @@ fn outbound(shared: &Shared) -> io::Result<()> {
     let mut out = Output::default();
     let mut memory = vec![0; Tun::ROOM + GATHERED_BYTES];
     let mut reads = Vec::with_capacity(GATHERED_PACKETS);
+    let mut joiner = Joiner::default();
     let mut patience = Patience::default();
     loop {
         if !gather(&shared.tun, &mut memory, &mut reads)? {
@@ -233,6 +234,8 @@ fn outbound(shared: &Shared) -> io::Result<()> {
         }
         drop(lane);
         drop(router);
+        // What was too big is answered.
+        shared.tun.write(&out, &mut joiner, &shared.losses);
         for train in shared.udp.trains(&out) {
             // What waits meanwhile waits in the TUN, where the senders notice.
             while shared.udp.send(train, &shared.losses) == Sent::Full {
@@ -305,6 +308,9 @@ fn log(event: &Event) {
         }
         Event::PeerSilent { peer, silence } => {
             tracing::info!(%peer, seconds = silence.as_secs(), "peer is silent");
+        }
+        Event::PathMtuChanged { peer, mtu } => {
+            tracing::info!(%peer, mtu, "path MTU changed");
         }
         Event::PeerReturned { peer, silence } => {
             tracing::info!(%peer, seconds = silence.as_secs(), "peer is heard again");

@@ -105,8 +105,7 @@ impl Udp {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Sent::Full,
             Err(_) if train.datagrams() > 1 => self.send_singly(train, losses),
             Err(error) => {
-                tracing::debug!(%error, to = %train.to, "a datagram could not be sent");
-                losses.udp_refused.add(1);
+                count_refusal(&error, train, losses);
                 Sent::Done
             }
         }
@@ -120,8 +119,8 @@ impl Udp {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => losses.udp_full.add(1),
                 Err(error) => {
-                    too_long |= error.raw_os_error() == Some(libc::EMSGSIZE);
-                    losses.udp_refused.add(1);
+                    too_long |= is_too_long(&error);
+                    count_refusal(&error, train, losses);
                 }
             }
         }
@@ -177,6 +176,19 @@ impl Udp {
             IpAddr::V4(v4) if self.ipv6 => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
             IpAddr::V4(_) | IpAddr::V6(_) => to,
         }
+    }
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+fn count_refusal(error: &io::Error, train: Train<'_>, losses: &Counters) {
+    tracing::debug!(%error, to = %train.to, "a datagram could not be sent");
+    if is_too_long(error) {
+        losses.udp_too_long.add(1);
+    } else {
+        losses.udp_refused.add(1);
     }
 }
 

@@ -1,24 +1,32 @@
-//! The packet path of a node on real TUN devices, with every lack of an offload.
+//! The packet path of a node on real TUN devices: with every lack of an offload, and over a path
+//! that narrows.
 //!
 //! Without the usual test harness, whose threads forbid entering a user namespace. As there, words
 //! on the command line select tests by a part of their name.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::time::Duration;
 
+use fed_testkit::wan::LinkSpec;
 use fed_testkit::{Host, Lab};
 use serde::Deserialize;
 
-/// What each node does without.
-const TESTS: &[(&str, &[&str])] = &[
-    ("streams_and_datagrams_pass_with_all_offloads", &[]),
-    ("they_pass_without_offloads_of_the_tun", &["tun"]),
-    (
-        "they_pass_without_offloads_of_udp",
-        &["udp-send", "udp-receive"],
-    ),
-    ("they_pass_without_any", &["tun", "udp-send", "udp-receive"]),
+const TESTS: &[(&str, fn())] = &[
+    ("streams_and_datagrams_pass_with_all_offloads", || {
+        traffic_passes(&[]);
+    }),
+    ("they_pass_without_offloads_of_the_tun", || {
+        traffic_passes(&["tun"]);
+    }),
+    ("they_pass_without_offloads_of_udp", || {
+        traffic_passes(&["udp-send", "udp-receive"]);
+    }),
+    ("they_pass_without_any", || {
+        traffic_passes(&["tun", "udp-send", "udp-receive"]);
+    }),
+    ("a_stream_follows_its_path", a_stream_follows_its_path),
 ];
 
 /// Sends a stream to an echo and compares; then datagrams of all lengths up to more than the MTU.
@@ -38,6 +46,24 @@ for start in range(1, 3000, 100):
         udp.send(datagram)
     got = [udp.recv(65535) for _ in batch]
     assert got == batch, (start, [len(g) for g in got])
+";
+
+/// Keeps a stream busy until its segments are as large as asked for, each time a line says how
+/// large: `least most`.
+const FOLLOWER: &str = r"
+import os, socket, sys, threading
+stream = socket.create_connection(('fd00:0:0:2::1', 4000), 30)
+stream.settimeout(None)
+sent = os.urandom(1 << 18)
+for line in sys.stdin:
+    least, most = map(int, line.split())
+    while True:
+        threading.Thread(target=stream.sendall, args=(sent,)).start()
+        assert stream.recv(len(sent), socket.MSG_WAITALL) == sent
+        segment = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+        if least <= segment <= most:
+            break
+    print(segment, flush=True)
 ";
 
 const SERVER: &str = r"
@@ -70,8 +96,8 @@ fn main() -> ExitCode {
         .collect();
     let chosen = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
     let mut failed = 0;
-    for (name, without) in TESTS.iter().filter(|(name, _)| chosen(name)) {
-        let passed = std::panic::catch_unwind(|| traffic_passes(without)).is_ok();
+    for (name, test) in TESTS.iter().filter(|(name, _)| chosen(name)) {
+        let passed = std::panic::catch_unwind(test).is_ok();
         failed += i32::from(!passed);
         let verdict = if passed { "ok" } else { "FAILED" };
         say(&format!("test {name} ... {verdict}"));
@@ -82,23 +108,87 @@ fn main() -> ExitCode {
 fn traffic_passes(without: &[&str]) {
     let lab = Lab::builder().host("a").host("b").start().unwrap();
     let [a, b] = ["a", "b"].map(|name| lab.host(name));
-    let (mut first, mut second) = (Node::start(a, 1, without), Node::start(b, 2, without));
+    let (first, second) = nodes(&lab, 1420, without);
+    let _server = Server::start(&second, b);
+    let client = first.python(a, CLIENT).status().unwrap();
+    assert!(client.success(), "without {without:?}: {client}");
+}
+
+/// A path for jumbo frames that becomes one for Ethernet under a stream, without a word.
+fn a_stream_follows_its_path() {
+    let link = LinkSpec::new(Duration::from_millis(5), 1_000_000_000);
+    let builder = Lab::builder().host("a").host("b").wan(link.clone());
+    let lab = builder.start().unwrap();
+    let [a, b] = ["a", "b"].map(|name| lab.host(name));
+    for host in [a, b] {
+        let mut command = host.command("ip");
+        command.args(["link", "set", "wan0", "mtu", "9000"]);
+        assert!(command.status().unwrap().success());
+    }
+    let (mut first, mut second) = nodes(&lab, 8940, &[]);
+    for node in [&mut first, &mut second] {
+        node.await_path_mtu(8940);
+    }
+    let _server = Server::start(&second, b);
+    let mut follower = first.python(a, FOLLOWER);
+    let pipes = follower.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut follower = pipes.spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap());
+    let mut input = follower.stdin.take().unwrap();
+    let mut segments = |asked: &str| {
+        writeln!(input, "{asked}").unwrap();
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert!(!line.is_empty(), "no segments of {asked} bytes");
+    };
+    segments("8000 9000");
+    let narrow = LinkSpec {
+        mtu: Some(1500),
+        ..link
+    };
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        lab.wan().set_link(from, to, narrow.clone()).unwrap();
+    }
+    segments("1281 1440");
+    for node in [&mut first, &mut second] {
+        node.await_path_mtu(1440);
+    }
+    drop(input);
+    assert!(follower.wait().unwrap().success());
+}
+
+/// A node on each host, told of the other.
+fn nodes(lab: &Lab, mtu: u16, without: &[&str]) -> (Node, Node) {
+    let [a, b] = ["a", "b"].map(|name| lab.host(name));
+    let start = |host, number| Node::start(host, number, mtu, without);
+    let (mut first, mut second) = (start(a, 1), start(b, 2));
     let (to_first, to_second) = (first.line(a, 1), second.line(b, 2));
     first.tell(&to_second);
     second.tell(&to_first);
-    let mut server = second
-        .python(b, SERVER)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut ready = String::new();
-    let output = server.stdout.take().unwrap();
-    BufReader::new(output).read_line(&mut ready).unwrap();
-    assert_eq!(ready, "ready\n");
-    let client = first.python(a, CLIENT).status().unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
-    assert!(client.success(), "without {without:?}: {client}");
+    (first, second)
+}
+
+/// An echo of streams and datagrams in the sandbox of a node.
+struct Server(Child);
+
+impl Server {
+    fn start(node: &Node, host: &Host) -> Self {
+        let mut command = node.python(host, SERVER);
+        let mut server = Self(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut ready = String::new();
+        let output = server.0.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut ready).unwrap();
+        assert_eq!(ready, "ready\n");
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[derive(Deserialize)]
@@ -111,12 +201,13 @@ struct Ready {
 struct Node {
     child: Child,
     stdin: ChildStdin,
+    output: BufReader<ChildStdout>,
     ready: Ready,
     _scratch: tempfile::TempDir,
 }
 
 impl Node {
-    fn start(host: &Host, number: u8, without: &[&str]) -> Self {
+    fn start(host: &Host, number: u8, mtu: u16, without: &[&str]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut child = host
             .command(env!("CARGO_BIN_EXE_mesh-peer"))
@@ -124,7 +215,7 @@ impl Node {
                 "--address",
                 &format!("fd00:0:0:{number}::1"),
                 "--mtu",
-                "1420",
+                &mtu.to_string(),
             ])
             .args(["--listen", &format!("{}:0", host.addr4()), "--scratch"])
             .arg(scratch.path())
@@ -134,9 +225,10 @@ impl Node {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        let output = child.stdout.take().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
         Self {
+            output,
             stdin: child.stdin.take().unwrap(),
             child,
             ready: serde_json::from_str(&line).unwrap(),
@@ -157,6 +249,17 @@ impl Node {
 
     fn tell(&mut self, peer: &str) {
         write!(self.stdin, "{peer}\n\n").unwrap();
+    }
+
+    /// Waits until its path to the other has this MTU.
+    fn await_path_mtu(&mut self, mtu: usize) {
+        let expected = format!("{{\"path_mtu\":{mtu}}}\n");
+        let mut line = String::new();
+        while line != expected {
+            line.clear();
+            let read = self.output.read_line(&mut line).unwrap();
+            assert!(read > 0, "the node ended");
+        }
     }
 
     /// Python in the sandbox's network.

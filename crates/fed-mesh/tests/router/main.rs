@@ -8,5 +8,6 @@ mod noise;
 #[path = "../sim/packet.rs"]
 mod packet;
 mod pair;
+mod path;
 mod relay;
 mod routing;

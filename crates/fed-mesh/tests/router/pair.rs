@@ -14,6 +14,8 @@ pub(crate) struct Pair {
     /// Where each one's datagrams come from.
     pub(crate) outer: [SocketAddr; 2],
     pub(crate) now: Instant,
+    /// The longest datagram that [`Self::pump`] carries, in bytes.
+    pub(crate) width: usize,
 }
 
 pub(crate) const INNER: [Ipv6Addr; 2] = [
@@ -48,6 +50,7 @@ impl Pair {
             routers,
             outer,
             now,
+            width: usize::MAX,
         }
     }
 
@@ -92,7 +95,9 @@ impl Pair {
             for node in [0, 1] {
                 for datagram in self.transmits(node) {
                     quiet = false;
-                    self.receive(1 - node, &datagram);
+                    if datagram.len() <= self.width {
+                        self.receive(1 - node, &datagram);
+                    }
                 }
             }
             if quiet {

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use fed_mesh::{
-    Addressee, Content, DropReason, Ipv6Prefix, Opened, PeerConfig, Protocol, PublicKey, Refusal,
-    Router, Session, SetPeersError, Tick,
+    Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, PeerConfig, Protocol, PublicKey,
+    Refusal, Router, Session, SetPeersError, Tick,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -284,9 +284,15 @@ fn packets_that_do_not_fit_are_counted() {
         now,
     );
     let (a, b) = ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap());
-    router.handle_inner(&ipv6(a, b, &[0; fed_mesh::MTU - 39]), now);
-    assert_eq!(router.drops().get(DropReason::TooBig), 1);
-    router.handle_inner(&ipv6(a, b, &[0; fed_mesh::MTU - 40]), now);
+    let too_big = ipv6(a, b, &[0; MTU_MIN - 39]);
+    router.handle_inner(&too_big, now);
+    assert_eq!(router.peers(now)[0].drops.get(DropReason::TooBig), 1);
+    // Its sender is told, as if by the destination (ICMPv6 type 2).
+    let answer = router.poll_deliver().unwrap();
+    assert_eq!(answer[8..40], [b.octets(), a.octets()].concat());
+    assert_eq!((answer[6], answer[40]), (58, 2));
+    assert_eq!(router.poll_deliver(), None);
+    router.handle_inner(&ipv6(a, b, &[0; MTU_MIN - 40]), now);
     assert_eq!(router.peers(now)[0].drops.get(DropReason::NoEndpoint), 1);
     router.handle_inner(&[0x45; 40], now);
     assert_eq!(router.drops().get(DropReason::MalformedInner), 1);

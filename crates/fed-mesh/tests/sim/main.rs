@@ -58,6 +58,37 @@ fn a_calm_network_loses_nothing_from_the_first_packet() {
 }
 
 #[test]
+fn every_path_is_found_to_be_wider_than_the_least() {
+    for seed in SEEDS {
+        let mut world = World::new(Weather::FOUL, None, seed);
+        world.run_until(HEALING);
+        let now = world.instant();
+        for node in 0..NODES {
+            for peer in world.router_mut(node).peers(now) {
+                // Three losses in a row are taken for a narrow path, until the next search.
+                let found = fed_mesh::MTU_MIN + 1..=1440;
+                assert!(
+                    found.contains(&peer.path_mtu),
+                    "seed {seed}, {node}: {peer:?}"
+                );
+                let round_trip = peer.rtt.expect("measured by now");
+                assert!((10..300).contains(&round_trip.as_millis()), "{peer:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn renewed_sessions_do_not_search_again() {
+    let mut world = World::new(Weather::CALM, None, 0);
+    world.run_until(seconds(500));
+    let found = world.events(|event| matches!(event, Event::PathMtuChanged { .. }));
+    assert_eq!(found.len(), pairs().count(), "{found:?}");
+    let widest = |event: &Event| matches!(event, Event::PathMtuChanged { mtu: 1440, .. });
+    assert!(found.iter().all(|(_, _, event)| widest(event)), "{found:?}");
+}
+
+#[test]
 fn a_partition_heals() {
     // Shorter than a session's life; longer than that and the attempts at a handshake together.
     for length in [seconds(20), seconds(200), seconds(400)] {

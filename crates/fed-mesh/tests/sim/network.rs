@@ -19,7 +19,12 @@ pub(crate) struct Weather {
     pub(crate) damage: f64,
     /// Each datagram takes its own time, in milliseconds: so they overtake one another.
     pub(crate) delay: Range<u64>,
+    /// The longest datagram that passes, in bytes.
+    pub(crate) width: usize,
 }
+
+/// Ethernet, less the headers of IPv4 and UDP.
+const WIDTH: usize = 1500 - 28;
 
 impl Weather {
     pub(crate) const CALM: Self = Self {
@@ -27,12 +32,14 @@ impl Weather {
         repeat: 0.0,
         damage: 0.0,
         delay: 5..6,
+        width: WIDTH,
     };
     pub(crate) const FOUL: Self = Self {
         loss: 0.1,
         repeat: 0.05,
         damage: 0.01,
         delay: 5..150,
+        width: WIDTH,
     };
 }
 
@@ -91,7 +98,8 @@ impl Network {
             .partition
             .as_ref()
             .is_some_and(|p| p.during.contains(&now) && p.cuts(from, to));
-        if cut || self.rng.random_bool(self.weather.loss) {
+        let wide = transmit.payload.len() > self.weather.width;
+        if cut || wide || self.rng.random_bool(self.weather.loss) {
             return;
         }
         let copies = 1 + usize::from(self.rng.random_bool(self.weather.repeat));

@@ -152,8 +152,12 @@ pub struct ProbeRequest {
 pub struct ProbeReply {
     #[prost(message, repeated, tag = "1")]
     pub peers: ::prost::alloc::vec::Vec<PeerState>,
+    /// What the node dropped or lost without concerning any one peer: packets by
+    /// reason, e.g. "no-route": 3. A reason without any is absent.
+    #[prost(map = "string, uint64", tag = "2")]
+    pub drops: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerState {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -162,6 +166,7 @@ pub struct PeerState {
     /// Absent before the first handshake.
     #[prost(uint64, optional, tag = "3")]
     pub handshake_seconds_ago: ::core::option::Option<u64>,
+    /// UDP payload, in bytes.
     #[prost(uint64, tag = "4")]
     pub received_bytes: u64,
     #[prost(uint64, tag = "5")]
@@ -172,6 +177,22 @@ pub struct PeerState {
     /// Whether its datagrams go over TLS, because UDP does not pass.
     #[prost(bool, tag = "14")]
     pub over_tls: bool,
+    /// Packets inside the tunnel.
+    #[prost(uint64, tag = "6")]
+    pub received_packets: u64,
+    #[prost(uint64, tag = "7")]
+    pub sent_packets: u64,
+    #[prost(uint64, tag = "8")]
+    pub handshakes: u64,
+    /// The largest packet inside the tunnel that the path carries, in bytes.
+    #[prost(uint32, tag = "9")]
+    pub path_mtu: u32,
+    /// Absent before it has been measured.
+    #[prost(uint64, optional, tag = "10")]
+    pub round_trip_microseconds: ::core::option::Option<u64>,
+    /// Packets dropped on the way to or from the peer, by reason.
+    #[prost(map = "string, uint64", tag = "11")]
+    pub drops: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {

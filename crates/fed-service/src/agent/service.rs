@@ -157,21 +157,7 @@ impl Service {
     ) -> Answer<v1::ProbeReply> {
         let (_, federation) = self.federation(operator, &message.federation)?;
         let report = federation.call(Call::Report).await?;
-        let peers = report.peers.into_iter().map(|peer| v1::PeerState {
-            name: peer.name,
-            endpoint: peer
-                .endpoint
-                .map(|endpoint| endpoint.to_string())
-                .unwrap_or_default(),
-            handshake_seconds_ago: peer.handshake_seconds_ago,
-            received_bytes: peer.received_bytes,
-            sent_bytes: peer.sent_bytes,
-            relay: peer.relay.unwrap_or_default(),
-            over_tls: peer.over_tls,
-        });
-        Ok(v1::ProbeReply {
-            peers: peers.collect(),
-        })
+        Ok(convert::mesh_to_wire(report.mesh))
     }
 
     pub(super) async fn start(

@@ -7,12 +7,14 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use fed_core::{FederationId, Member, MemberId, Peer};
-use fed_mesh::{Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PrivateKey, PublicKey, Router};
+use fed_mesh::{
+    Drops, Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PeerStatus, PrivateKey, PublicKey, Router,
+};
 use fed_rpc::Fingerprint;
 use fed_tun::{Driver, Handle};
 
 use super::bridge::Bridges;
-use super::protocol::{PeerReport, Ready};
+use super::protocol::{MeshReport, PeerReport, Ready};
 
 /// A member's subnet is a /64.
 const SUBNET_LEN: u8 = 64;
@@ -202,30 +204,31 @@ impl Mesh {
         }
     }
 
-    /// How the peers stand.
-    pub(super) async fn report(&self) -> Vec<PeerReport> {
-        let status = self.handle.peers().await.unwrap_or_default();
-        self.keys
-            .iter()
-            .filter_map(|(member, key)| {
-                let peer = status.iter().find(|peer| peer.public_key == *key)?;
-                let relay = match peer.path {
-                    Some(Path::Relay(relay)) => self.member_of(relay),
-                    Some(Path::Udp(_)) | None => None,
-                };
-                // Nothing but a bridge is on this host's own loopback.
-                let endpoint = peer.endpoint.filter(|at| !at.ip().is_loopback());
-                Some(PeerReport {
-                    name: self.name(*member),
-                    over_tls: peer.path.is_some() && peer.endpoint != endpoint,
-                    endpoint,
-                    relay: relay.map(|relay| self.name(relay)),
-                    handshake_seconds_ago: peer.last_handshake.map(|ago| ago.as_secs()),
-                    received_bytes: peer.received_bytes,
-                    sent_bytes: peer.sent_bytes,
-                })
+    /// How the peers stand, and what was dropped.
+    pub(super) async fn report(&self) -> MeshReport {
+        // A mesh that has stopped has none, and ends the node.
+        let Ok(status) = self.handle.status().await else {
+            return MeshReport::default();
+        };
+        let peers = self.keys.iter().filter_map(|(member, key)| {
+            let peer = status.peers.iter().find(|peer| peer.public_key == *key)?;
+            let relay = match peer.path {
+                Some(Path::Relay(relay)) => self.member_of(relay),
+                Some(Path::Udp(_)) | None => None,
+            };
+            Some(PeerReport {
+                relay: relay.map(|relay| self.name(relay)),
+                ..peer_report(self.name(*member), peer)
             })
-            .collect()
+        });
+        let lost = status.losses.named().into_iter();
+        MeshReport {
+            peers: peers.collect(),
+            drops: drops(&status.drops)
+                .chain(lost.filter(|(_, count)| *count > 0))
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .collect(),
+        }
     }
 
     fn name(&self, member: MemberId) -> String {
@@ -254,6 +257,34 @@ impl Mesh {
     pub(super) async fn stop(self) {
         self.handle.stop().await;
     }
+}
+
+fn peer_report(name: String, peer: &PeerStatus) -> PeerReport {
+    let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    // Nothing but a bridge is on this host's own loopback.
+    let endpoint = peer.endpoint.filter(|at| !at.ip().is_loopback());
+    PeerReport {
+        name,
+        over_tls: peer.path.is_some() && peer.endpoint != endpoint,
+        endpoint,
+        handshake_seconds_ago: peer.last_handshake.map(|ago| ago.as_secs()),
+        relay: None,
+        path_mtu: u32::try_from(peer.path_mtu).unwrap_or(u32::MAX),
+        round_trip_microseconds: peer.rtt.map(microseconds),
+        handshakes: peer.handshakes,
+        received_bytes: peer.received_bytes,
+        sent_bytes: peer.sent_bytes,
+        received_packets: peer.inner_received.packets,
+        sent_packets: peer.inner_sent.packets,
+        drops: drops(&peer.drops)
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .collect(),
+    }
+}
+
+/// What was dropped, by the reason's name.
+fn drops(drops: &Drops) -> impl Iterator<Item = (&'static str, u64)> {
+    drops.iter().map(|(reason, count)| (reason.name(), count))
 }
 
 /// All addresses of `host:port`, IPv4 and IPv6.

@@ -18,6 +18,8 @@ mod tasks;
 pub(crate) use client::kill;
 pub use client::{NodeClient, NodeError, NodeEvents, SpawnError, Supervision, spawn};
 pub use failure::RunError;
-pub use protocol::{GatewayInfo, NodeEvent, PeerReport, ProcessRequest, Ready, Report};
+#[cfg(feature = "fuzzing")]
+pub(crate) use protocol::Request;
+pub use protocol::{GatewayInfo, MeshReport, NodeEvent, PeerReport, ProcessRequest, Ready, Report};
 pub use serve::run;
 pub use spec::{NodeFolder, NodeSpec};

@@ -34,7 +34,7 @@ pub struct ProcessRequest {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Request {
+pub(crate) enum Request {
     Report,
     Connect(Vec<Peer>),
     Run(ProcessRequest),
@@ -63,14 +63,23 @@ pub(super) enum Reply {
 pub struct Report {
     /// Key and port.
     pub ready: Ready,
-    /// Its peers, by ascending number.
-    pub peers: Vec<PeerReport>,
+    /// Its mesh.
+    pub mesh: MeshReport,
     /// Names of the processes that run, sorted.
     pub processes: Vec<String>,
 }
 
+/// How the mesh of a node stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshReport {
+    /// Its peers, by ascending number.
+    pub peers: Vec<PeerReport>,
+    /// Packets that were dropped or lost without concerning any one peer, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
 /// How one peer stands, as its node sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerReport {
     /// Name of the member.
     pub name: String,
@@ -84,10 +93,22 @@ pub struct PeerReport {
     pub over_tls: bool,
     /// Seconds since the last handshake; nothing before the first.
     pub handshake_seconds_ago: Option<u64>,
+    /// The largest packet inside the tunnel that the path to it carries, in bytes.
+    pub path_mtu: u32,
+    /// Smoothed round-trip time in microseconds, once it has been measured.
+    pub round_trip_microseconds: Option<u64>,
+    /// Handshakes completed.
+    pub handshakes: u64,
     /// Bytes received from it over UDP.
     pub received_bytes: u64,
     /// Bytes sent to it over UDP.
     pub sent_bytes: u64,
+    /// Packets received from it inside the tunnel.
+    pub received_packets: u64,
+    /// Packets sent to it inside the tunnel.
+    pub sent_packets: u64,
+    /// Packets dropped on the way to or from it, by reason.
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// Where clients reach the scheduler.

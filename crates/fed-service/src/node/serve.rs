@@ -182,7 +182,7 @@ impl Node {
         match request {
             Request::Report => Reply::Report(Report {
                 ready: self.mesh.ready().clone(),
-                peers: self.mesh.report().await,
+                mesh: self.mesh.report().await,
                 processes: self.tasks.names(),
             }),
             Request::Connect(peers) => done(self.mesh.connect(peers).await),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fed_core::{FederationId, FederationName, Member, MemberId};
-use fed_mesh::MTU;
+use fed_mesh::MTU_MAX;
 use fed_sandbox::{SandboxSpec, TunSpec};
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ impl NodeSpec {
                 name: "fed0".to_owned(),
                 address: self.federation.router(self.member),
                 prefix_len: 48,
-                mtu: u32::try_from(MTU).expect("the mesh MTU is small"),
+                mtu: u32::try_from(MTU_MAX).expect("the mesh MTU is small"),
             },
             read_only: self.read_only.clone(),
             scratch: folder.scratch(),

@@ -19,7 +19,7 @@ use super::report::Step;
 use super::scheduler;
 use super::site::SiteClient;
 use super::state::{FederationFolder, OperatorState, Site};
-use crate::node::{self, GatewayInfo, NodeClient, NodeSpec, PeerReport, Supervision};
+use crate::node::{self, GatewayInfo, MeshReport, NodeClient, NodeSpec, Supervision};
 use crate::python::{self, Interpreter};
 
 /// How often a state that somebody else changes is looked at.
@@ -262,12 +262,12 @@ impl Driver {
             .map_err(|error| error.to_string())
     }
 
-    /// How a member's tunnels stand.
-    pub(super) async fn peers(&self, member: MemberId) -> Result<Vec<PeerReport>, String> {
+    /// How a member's mesh stands.
+    pub(super) async fn mesh(&self, member: MemberId) -> Result<MeshReport, String> {
         if member == MemberId::OPERATOR {
             let node = NodeClient::new(&self.folder.node());
             let report = node.report().await.map_err(|error| error.to_string())?;
-            return Ok(report.peers);
+            return Ok(report.mesh);
         }
         let id = self.plan()?.id;
         self.site(member)?
@@ -280,7 +280,7 @@ impl Driver {
     async fn await_peers(&self, member: MemberId) -> Result<(), Trouble> {
         let started = Instant::now();
         loop {
-            let peers = self.peers(member).await?;
+            let peers = self.mesh(member).await?.peers;
             if peers.len() + 1 < self.plan()?.members().len() {
                 let message = "its node has lost its peers; `fed logs` may show why";
                 return Err(message.to_owned().into());
@@ -304,9 +304,9 @@ impl Driver {
     async fn unreached(&self, missing: &[String]) -> Trouble {
         let members = self.plan().map(Plan::members).unwrap_or_default();
         let asked = members.into_iter().map(async |member| {
-            let peers = tokio::time::timeout(Leases::CONNECT, self.peers(member.id)).await;
+            let mesh = tokio::time::timeout(Leases::CONNECT, self.mesh(member.id)).await;
             // What cannot be asked is told by the others.
-            Some((member.name, peers.ok()?.ok()?))
+            Some((member.name, mesh.ok()?.ok()?.peers))
         });
         let reports = futures::future::join_all(asked).await.into_iter().flatten();
         reach::blocked(&reports.collect()).map_or_else(

@@ -89,6 +89,7 @@ mod tests {
                     handshake_seconds_ago: None,
                     received_bytes: *received_bytes,
                     sent_bytes: 148,
+                    ..PeerReport::default()
                 });
         }
         reports

@@ -63,11 +63,11 @@ async fn look_around(driver: &Driver, peers: &[Peer]) -> Seen {
     let members = members.unwrap_or_default();
     let mut sightings: BTreeMap<MemberId, Vec<Sighting>> = BTreeMap::new();
     for observer in peers {
-        let asked = timeout(PATIENCE, driver.peers(observer.member)).await;
-        let (Ok(Ok(reports)), Ok(by)) = (asked, observer.public_key.parse::<PublicKey>()) else {
+        let asked = timeout(PATIENCE, driver.mesh(observer.member)).await;
+        let (Ok(Ok(mesh)), Ok(by)) = (asked, observer.public_key.parse::<PublicKey>()) else {
             continue;
         };
-        for report in reports {
+        for report in mesh.peers {
             let seen = members.iter().find(|member| member.name == report.name);
             let heard = report
                 .endpoint

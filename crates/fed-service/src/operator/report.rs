@@ -113,6 +113,8 @@ pub struct MemberReport {
     pub pools: BTreeMap<String, Vec<WorkerReport>>,
     /// The member's tunnels, as it sees them.
     pub peers: Vec<PeerReport>,
+    /// Packets that its node dropped or lost without concerning any one peer, by reason.
+    pub drops: BTreeMap<String, u64>,
     /// Why nothing could be learnt, if so.
     pub problem: Option<String>,
 }

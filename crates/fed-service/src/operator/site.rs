@@ -19,7 +19,7 @@ use tracing::info;
 
 use super::state::{OperatorState, Site};
 use crate::convert::{self, Invalid};
-use crate::node::PeerReport;
+use crate::node::MeshReport;
 use crate::state::StateError;
 
 /// How long an agent may take to look at a slow file system.
@@ -203,21 +203,12 @@ impl SiteClient {
         Ok(())
     }
 
-    pub(super) async fn probe(&self, id: FederationId) -> Result<Vec<PeerReport>, SiteError> {
+    pub(super) async fn probe(&self, id: FederationId) -> Result<MeshReport, SiteError> {
         let request = timed(v1::ProbeRequest {
             federation: id.to_string(),
         });
         let reply = self.agent.clone().probe(request).await?.into_inner();
-        let peers = reply.peers.into_iter().map(|peer| PeerReport {
-            name: peer.name,
-            endpoint: peer.endpoint.parse().ok(),
-            relay: Some(peer.relay).filter(|relay| !relay.is_empty()),
-            over_tls: peer.over_tls,
-            handshake_seconds_ago: peer.handshake_seconds_ago,
-            received_bytes: peer.received_bytes,
-            sent_bytes: peer.sent_bytes,
-        });
-        Ok(peers.collect())
+        Ok(convert::mesh(reply))
     }
 
     pub(super) async fn start(

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::driver::Driver;
 use super::report::{MemberReport, Status, WorkerReport};
 use super::scheduler;
+use crate::node::MeshReport;
 
 /// How long a member may take to answer: whoever asks wants to know which ones do not.
 const PATIENCE: Duration = Leases::CONNECT;
@@ -45,13 +46,13 @@ async fn report(driver: &Driver, member: Member, workers: &Workers) -> MemberRep
         .filter(|(site, _)| site.member == member.id)
         .map(|(_, pool)| pool.offer.name.to_string())
         .collect();
-    let (peers, problem) = match timeout(PATIENCE, driver.peers(member.id)).await {
-        Ok(Ok(peers)) => (peers, workers.as_ref().err().cloned()),
-        Ok(Err(problem)) => (Vec::new(), Some(problem)),
+    let (mesh, problem) = match timeout(PATIENCE, driver.mesh(member.id)).await {
+        Ok(Ok(mesh)) => (mesh, workers.as_ref().err().cloned()),
+        Ok(Err(problem)) => (MeshReport::default(), Some(problem)),
         Err(_) => {
             let seconds = PATIENCE.as_secs();
             let problem = format!("no answer in {seconds} s; is it cut off from the operator?");
-            (Vec::new(), Some(problem))
+            (MeshReport::default(), Some(problem))
         }
     };
     let known = |pool: &String| {
@@ -67,7 +68,8 @@ async fn report(driver: &Driver, member: Member, workers: &Workers) -> MemberRep
             .into_iter()
             .map(|pool| (pool.clone(), known(&pool).unwrap_or_default()))
             .collect(),
-        peers,
+        peers: mesh.peers,
+        drops: mesh.drops,
         problem,
     }
 }

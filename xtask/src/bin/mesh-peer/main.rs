@@ -3,7 +3,7 @@
 //!
 //! It prints a line `{"public_key", "port", "pid"}`, where `pid` is the first process of the
 //! sandbox, and reads lines `PUBLIC_KEY ENDPOINT PREFIX…`, one for each peer, which count from an empty line on.
-//! It ends when its standard input does, and then prints its counters.
+//! Whenever a path is found to be wider or narrower it prints a line `{"path_mtu"}`. It ends when its standard input does, and then prints its counters.
 
 #![expect(
     clippy::print_stdout,
@@ -13,14 +13,14 @@
 
 mod swarm;
 
-use std::io::BufRead as _;
+use std::io::{BufRead as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use fed_mesh::{KEEPALIVE, PeerConfig, PrivateKey, Router};
+use fed_mesh::{Event, KEEPALIVE, PeerConfig, PrivateKey, Router};
 use fed_sandbox::{SandboxSpec, TunSpec};
 use fed_tun::{Driver, Offloads};
 
@@ -95,6 +95,16 @@ async fn serve(arguments: &Arguments, udp: UdpSocket, sandbox: fed_sandbox::Sand
     let handle = Driver::start_with(tun, udp, router, offloads)?;
     let ready = serde_json::json!({ "public_key": public_key, "port": port, "pid": pid });
     println!("{ready}");
+    let mut events = handle.events()?;
+    tokio::spawn(async move {
+        while let Ok(event) = events.recv().await {
+            if let Event::PathMtuChanged { mtu, .. } = event {
+                let line = serde_json::json!({ "path_mtu": mtu });
+                // Nobody needs to listen.
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
+        }
+    });
     // Reading blocks, and nothing tells when it would not.
     let (tell, mut lines) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {

@@ -1,0 +1,270 @@
+//! How federations stand, in the text format of Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::report::{MemberReport, Status};
+use crate::node::PeerReport;
+
+/// The labels of one value.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// A metric of one tunnel, as one of its ends sees it.
+struct Metric {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    value: fn(&PeerReport) -> Option<f64>,
+}
+
+const METRICS: [Metric; 9] = [
+    counter(
+        "fed_mesh_received_bytes_total",
+        "UDP payload received from the peer.",
+        |peer| Some(whole(peer.received_bytes)),
+    ),
+    counter(
+        "fed_mesh_sent_bytes_total",
+        "UDP payload sent to the peer.",
+        |peer| Some(whole(peer.sent_bytes)),
+    ),
+    counter(
+        "fed_mesh_received_packets_total",
+        "Packets received from the peer inside the tunnel.",
+        |peer| Some(whole(peer.received_packets)),
+    ),
+    counter(
+        "fed_mesh_sent_packets_total",
+        "Packets sent to the peer inside the tunnel.",
+        |peer| Some(whole(peer.sent_packets)),
+    ),
+    counter(
+        "fed_mesh_handshakes_total",
+        "Handshakes completed with the peer.",
+        |peer| Some(whole(peer.handshakes)),
+    ),
+    gauge(
+        "fed_mesh_handshake_age_seconds",
+        "Time since the last handshake with the peer.",
+        |peer| peer.handshake_seconds_ago.map(whole),
+    ),
+    gauge(
+        "fed_mesh_round_trip_seconds",
+        "Smoothed round-trip time to the peer.",
+        |peer| peer.round_trip_microseconds.map(|time| whole(time) / 1e6),
+    ),
+    gauge(
+        "fed_mesh_path_mtu_bytes",
+        "The largest packet inside the tunnel that the path to the peer carries.",
+        |peer| Some(f64::from(peer.path_mtu)),
+    ),
+    gauge(
+        "fed_mesh_direct",
+        "1 where packets reach the peer straight over UDP; 0 where another member relays them, or TLS carries them.",
+        |peer| {
+            Some(if peer.relay.is_none() && !peer.over_tls {
+                1.0
+            } else {
+                0.0
+            })
+        },
+    ),
+];
+
+const fn counter(
+    name: &'static str,
+    help: &'static str,
+    value: fn(&PeerReport) -> Option<f64>,
+) -> Metric {
+    Metric {
+        name,
+        kind: "counter",
+        help,
+        value,
+    }
+}
+
+const fn gauge(
+    name: &'static str,
+    help: &'static str,
+    value: fn(&PeerReport) -> Option<f64>,
+) -> Metric {
+    Metric {
+        name,
+        kind: "gauge",
+        help,
+        value,
+    }
+}
+
+/// Writes how federations stand: version 0.0.4 of the text format, one sample per tunnel and end.
+#[must_use]
+pub fn metrics<'a>(federations: impl IntoIterator<Item = &'a Status>) -> String {
+    let members: Vec<(&str, &MemberReport)> = federations
+        .into_iter()
+        .flat_map(|status| {
+            let name = status.name.as_str();
+            status.members.iter().map(move |member| (name, member))
+        })
+        .collect();
+    let mut text = String::new();
+    for metric in &METRICS {
+        head(&mut text, metric.name, metric.kind, metric.help);
+        for (federation, member) in &members {
+            for peer in &member.peers {
+                if let Some(value) = (metric.value)(peer) {
+                    let labels = tunnel(federation, &member.name, &peer.name);
+                    sample(&mut text, metric.name, &labels, value);
+                }
+            }
+        }
+    }
+    drops(&mut text, &members);
+    workers(&mut text, &members);
+    text
+}
+
+fn drops(text: &mut String, members: &[(&str, &MemberReport)]) {
+    const NAME: &str = "fed_mesh_dropped_packets_total";
+    let help =
+        "Packets dropped or lost, by reason; those that concern no one peer have an empty peer.";
+    head(text, NAME, "counter", help);
+    for (federation, member) in members {
+        let of_peers = member
+            .peers
+            .iter()
+            .map(|peer| (peer.name.as_str(), &peer.drops));
+        for (peer, drops) in std::iter::once(("", &member.drops)).chain(of_peers) {
+            for (reason, count) in drops {
+                let mut labels = tunnel(federation, &member.name, peer);
+                labels.push(("reason", reason));
+                sample(text, NAME, &labels, whole(*count));
+            }
+        }
+    }
+}
+
+fn workers(text: &mut String, members: &[(&str, &MemberReport)]) {
+    const NAME: &str = "fed_workers";
+    head(
+        text,
+        NAME,
+        "gauge",
+        "Workers of a pool that the scheduler knows.",
+    );
+    for (federation, member) in members {
+        let pools: &BTreeMap<_, _> = &member.pools;
+        for (pool, workers) in pools {
+            let labels = vec![
+                ("federation", *federation),
+                ("member", member.name.as_str()),
+                ("pool", pool.as_str()),
+            ];
+            sample(text, NAME, &labels, whole(workers.len() as u64));
+        }
+    }
+}
+
+fn tunnel<'a>(federation: &'a str, member: &'a str, peer: &'a str) -> Labels<'a> {
+    vec![
+        ("federation", federation),
+        ("member", member),
+        ("peer", peer),
+    ]
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    line(text, format_args!("# HELP {name} {help}"));
+    line(text, format_args!("# TYPE {name} {kind}"));
+}
+
+fn sample(text: &mut String, name: &str, labels: &Labels<'_>, value: f64) {
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
+        .collect();
+    line(text, format_args!("{name}{{{}}} {value}", labels.join(",")));
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a string takes all");
+}
+
+/// A label's value. Sites tell the names of peers and reasons, so they are not trusted.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+/// The format knows floats only; beyond 2^53 the last digits are lost.
+#[expect(clippy::cast_precision_loss, reason = "as the format has it")]
+fn whole(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use fed_core::Phase;
+
+    use super::*;
+    use crate::operator::report::WorkerReport;
+
+    #[test]
+    fn the_text_format() {
+        let peer = PeerReport {
+            name: "ecmwf".into(),
+            endpoint: None,
+            handshake_seconds_ago: None,
+            relay: Some("eumetsat".into()),
+            over_tls: false,
+            path_mtu: 1440,
+            round_trip_microseconds: Some(81_250),
+            handshakes: 2,
+            received_bytes: 10,
+            sent_bytes: 20,
+            received_packets: 3,
+            sent_packets: 4,
+            drops: BTreeMap::from([("too-\"big\"\n".into(), 5)]),
+        };
+        let worker = WorkerReport {
+            name: "w".into(),
+            threads: 1,
+            memory_bytes: 1,
+        };
+        let status = Status {
+            name: "fed".parse().unwrap(),
+            federation: "0123456789".parse().unwrap(),
+            phase: Phase::Running,
+            up_seconds: None,
+            lease_seconds: 300,
+            gateway: None,
+            members: vec![MemberReport {
+                name: "operator".into(),
+                pools: BTreeMap::from([("p".into(), vec![worker])]),
+                peers: vec![peer],
+                drops: BTreeMap::from([("no-route".into(), 1)]),
+                problem: None,
+            }],
+        };
+        let text = metrics([&status]);
+        for line in [
+            "# TYPE fed_mesh_received_bytes_total counter",
+            r#"fed_mesh_received_bytes_total{federation="fed",member="operator",peer="ecmwf"} 10"#,
+            r#"fed_mesh_round_trip_seconds{federation="fed",member="operator",peer="ecmwf"} 0.08125"#,
+            r#"fed_mesh_direct{federation="fed",member="operator",peer="ecmwf"} 0"#,
+            r#"fed_mesh_dropped_packets_total{federation="fed",member="operator",peer="",reason="no-route"} 1"#,
+            r#"fed_mesh_dropped_packets_total{federation="fed",member="operator",peer="ecmwf",reason="too-\"big\"\n"} 5"#,
+            r#"fed_workers{federation="fed",member="operator",pool="p"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains("fed_mesh_handshake_age_seconds{"), "{text}");
+        let heads = text
+            .lines()
+            .filter(|line| line.starts_with("# TYPE"))
+            .count();
+        assert_eq!(heads, METRICS.len() + 2);
+    }
+}
