@@ -171,9 +171,7 @@ impl Invitation {
             key: self.key.private_key().secret_pkcs8_der().to_vec(),
             expires: self.expires,
         };
-        let body = payload.encode_length_delimited_to_vec();
-        let bytes = [&[VERSION][..], &checksum(&body), &body].concat();
-        format!("{PREFIX}{}", BASE64.encode(bytes))
+        enveloped(&payload.encode_length_delimited_to_vec())
     }
 
     fn check(&self) -> Result<(), InvitationError> {
@@ -220,6 +218,21 @@ impl fmt::Debug for Invitation {
             .field("expires", &self.expires)
             .finish_non_exhaustive()
     }
+}
+
+/// The text around a payload.
+fn enveloped(body: &[u8]) -> String {
+    let bytes = [&[VERSION][..], &checksum(body), body].concat();
+    format!("{PREFIX}{}", BASE64.encode(bytes))
+}
+
+/// A text whose envelope is right, around any bytes.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn in_envelope(payload: &[u8]) -> String {
+    let mut body = Vec::new();
+    prost::encode_length_delimiter(payload.len(), &mut body).expect("a vector takes all");
+    body.extend(payload);
+    enveloped(&body)
 }
 
 fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {

@@ -9,6 +9,9 @@
 //! for failed handshakes. Its main functions are [`client::connect`] and [`server::incoming`].
 
 pub mod client;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod invitation;
 pub mod server;

@@ -1,18 +1,17 @@
 //! Tests of cutting and joining against each other: what was joined is cut into the same packets.
 
 use std::collections::BTreeMap;
-use std::io::IoSlice;
-use std::ops::Deref as _;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::checksum::Sum;
+use crate::fuzzing::{cut, flows, joined};
 use crate::header::{
     ACK, CWR, FIN, FLAGS, IPV6, NOTE, Note, PSH, Segmentation, TCP_CHECKSUM, UDP_CHECKSUM, Upper,
     upper,
 };
-use crate::join::{Joinable, Joiner, PACKETS_MAX};
+use crate::join::{Joinable, PACKETS_MAX};
 use crate::split::split;
 
 const BOTH: Joinable = Joinable {
@@ -46,33 +45,6 @@ fn packet(kind: Upper, port: u16, sequence: u32, flags: u8, payload: &[u8]) -> V
     let checksum = sum.with(&upper).checksum();
     upper[kind.checksum()..][..2].copy_from_slice(&checksum);
     [bytes, upper].concat()
-}
-
-/// The pieces that packets are joined to, as they are written.
-fn joined(packets: &[Vec<u8>], joinable: Joinable) -> Vec<Vec<u8>> {
-    let mut joiner = Joiner::default();
-    let packet = |index: usize| packets[index].as_slice();
-    joiner.join(packets.len(), packet, joinable);
-    let flat = |slices: &[IoSlice<'_>]| -> Vec<u8> {
-        slices
-            .iter()
-            .flat_map(|slice| slice.deref().to_vec())
-            .collect()
-    };
-    let pieces = joiner.pieces().iter();
-    pieces
-        .map(|piece| joiner.assembled(piece, packet, flat))
-        .collect()
-}
-
-/// The packets that a kernel's piece is cut into.
-fn cut(piece: &[u8]) -> Vec<Vec<u8>> {
-    let (note, packet) = piece.split_first_chunk::<NOTE>().unwrap();
-    let mut packets = Vec::new();
-    split(Note::parse(note), &mut packet.to_vec(), |packet| {
-        packets.push(packet.to_vec());
-    });
-    packets
 }
 
 fn is_sound(packet: &[u8]) -> bool {
@@ -165,13 +137,6 @@ proptest! {
             prop_assert!(tcp || note.segmentation != Segmentation::Tcp);
             prop_assert!(udp || note.segmentation != Segmentation::Udp);
         }
-        let flows = |packets: &[Vec<u8>]| {
-            let mut flows: BTreeMap<_, Vec<_>> = BTreeMap::new();
-            for packet in packets {
-                flows.entry((packet[6], packet[41])).or_default().push(packet.clone());
-            }
-            flows
-        };
         let again: Vec<_> = pieces.iter().flat_map(|piece| cut(piece)).collect();
         prop_assert_eq!(flows(&again), flows(&packets));
     }
