@@ -11,6 +11,7 @@ use fed_rpc::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
 use super::client::{self, Question};
@@ -63,6 +64,8 @@ pub(super) struct Operator {
     front_end: mpsc::UnboundedSender<Progress>,
     watchers: broadcast::Sender<Progress>,
     node: Option<Box<Supervision>>,
+    /// Tells members of one another, while it is kept.
+    rendezvous: Option<AbortOnDropHandle<()>>,
     renewals: Renewals,
     /// The signal that has ended it, if one has.
     signal: Option<SignalKind>,
@@ -86,6 +89,7 @@ impl Operator {
             front_end,
             watchers,
             node: None,
+            rendezvous: None,
             signal: None,
             began: Instant::now(),
             up_seconds: None,
@@ -230,7 +234,8 @@ impl Operator {
         // The last one, so that nobody is told less afterwards.
         if event == Event::Connected(MemberId::OPERATOR) {
             let peers = self.lifecycle.peers().values().cloned().collect();
-            tokio::spawn(rendezvous::keep(self.driver.clone(), peers));
+            let keeping = tokio::spawn(rendezvous::keep(self.driver.clone(), peers));
+            self.rendezvous = Some(AbortOnDropHandle::new(keeping));
         }
         self.handle(event);
     }
@@ -269,6 +274,8 @@ impl Operator {
             self.entered(phase);
         }
         if before < Phase::Ending && phase >= Phase::Ending {
+            // Sites that have left are not to be asked any more.
+            self.rendezvous = None;
             let failure = match self.lifecycle.reason() {
                 Some(Reason::Failed(failure)) => Some(failure.clone()),
                 Some(Reason::Asked) | None => None,

@@ -18,9 +18,9 @@ use super::driver::Driver;
 const HURRY: Duration = Duration::from_millis(500);
 const HURRIED: Duration = Duration::from_secs(20);
 
-/// How often they are asked then: what a NAT has forgotten is told anew before the routers have
-/// tried in vain for long.
-const PERIOD: Duration = Duration::from_secs(15);
+/// How often they are asked then. Routers follow each other's moves by themselves; this is for two
+/// behind NATs that have both got other addresses.
+const PERIOD: Duration = Duration::from_secs(60);
 
 /// How long a member may take to answer; one that is cut off is asked again the next time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,14 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Where each member is seen.
 type Seen = BTreeMap<MemberId, Vec<SocketAddr>>;
 
-/// Keeps all members informed until the operator ends. `peers` are all members' nodes, which know
+/// Keeps all members informed until it is aborted. `peers` are all members' nodes, which know
 /// of one another already.
 pub(super) async fn keep(driver: Driver, peers: Vec<Peer>) {
     let began = Instant::now();
     let nothing = Seen::new();
     let connected = |peer: &Peer| (peer.member, others(&peers, &nothing, peer.member));
     let mut told: BTreeMap<MemberId, Vec<Peer>> = peers.iter().map(connected).collect();
-    while !driver.outcomes.is_closed() {
+    loop {
         let seen = look_around(&driver, &peers).await;
         for member in peers.iter().map(|peer| peer.member) {
             let others = others(&peers, &seen, member);
