@@ -130,13 +130,14 @@ federation, `fed down` or Ctrl-C included. Every test run checks that each row e
 const TAIL: &str = "
 An answer after 30 s and more is Dask's: it takes that long to give up on a peer that is silent
 instead of gone. A site whose lease could not be renewed is given up by the scheduler when a sixth of
-the lease is left, before the site ends its part. A worker that ends by itself is replaced within seconds, and a site that was cut off
-for longer rejoins with new workers as long as its lease lasts (tests/e2e/test_recovery.py).
+the lease is left, before the site ends its part. A worker that ends by itself is replaced within
+seconds, and a site that was cut off for longer rejoins with new workers as long as its lease lasts
+(tests/e2e/test_recovery.py).
 
 A disk that is full ends `fed up` with one error that names the file, and a task that fills its
 scratch folder fails alone (tests/e2e/test_full_disk.py). Leases are counted on the monotonic clock: a
 wall clock that jumps, even by a year, ends nothing (tests/e2e/test_clocks.py). It is read for the
-ends of invitations, changes of keys and `lifetime` after an agent's restart, and for logs.
+ends of invitations, for changes of keys, and for logs.
 ";
 
 #[cfg(test)]

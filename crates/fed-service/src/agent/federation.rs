@@ -38,7 +38,8 @@ pub(super) struct Record {
     pub(super) member: MemberId,
     pub(super) members: Vec<Member>,
     pub(super) lease: Duration,
-    /// When it began, in seconds since 1970.
+    /// When it began, in seconds since this host was booted: no node outlives that, and the wall
+    /// clock may jump.
     #[serde(default)]
     pub(super) began: u64,
     pub(super) scheduler: Option<String>,

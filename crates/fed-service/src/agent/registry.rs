@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::federation::{self, Call, Federation, Host, Record};
 use super::policy::{Allowance, Ledger};
-use super::roster::unix_seconds;
+use crate::deadline::seconds_since_boot;
 use crate::state::{self, StateError};
 
 /// Federations that have ended of which the reason is kept.
@@ -206,7 +206,7 @@ impl Registry {
             .open(id, &record.operator, record.wanted.clone());
         let lease = record.lease;
         let before = match (adopt, record.began) {
-            (true, began) if began > 0 => unix_seconds().saturating_sub(began),
+            (true, began) if began > 0 => seconds_since_boot().saturating_sub(began),
             _ => 0,
         };
         let before = Duration::from_secs(before);

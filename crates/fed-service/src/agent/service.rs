@@ -18,6 +18,7 @@ use super::registry::Registry;
 use super::roster::{Operator, Roster, RosterError, unix_seconds};
 use super::site::Site;
 use crate::convert::{self, Invalid};
+use crate::deadline::seconds_since_boot;
 
 /// Longest name that an operator may give themselves, in bytes.
 const OPERATOR_NAME_LIMIT: usize = 64;
@@ -329,7 +330,7 @@ fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, In
         member: convert::member_id("site_number", message.site_number)?,
         members: convert::members(message.members)?,
         lease,
-        began: unix_seconds(),
+        began: seconds_since_boot(),
         scheduler: None,
         node_pid: None,
         all_pools: Vec::new(),
