@@ -345,6 +345,10 @@ def test_a_site_that_is_cut_off_cleans_itself(
     assert problems["eumetsat"] is None
     for other in others:
         world.lab.mend("ecmwf", other)
+    # The site still knows why, although nobody could hear it at the time.
+    told = "ecmwf: its part has ended: its operator has not renewed the lease for 10 s"
+    log = world.state / "federations" / "fed.log"
+    until(lambda: told in log.read_text())
     world.fed("down")
     before.clean()
 

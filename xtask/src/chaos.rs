@@ -115,8 +115,8 @@ const HEAD: &str = "\
 
 What happens when a part of a federation is lost, what its user sees then, and how long it takes.
 `cargo xtask chaos` makes this page: it brings up a federation of two sites for each row, with a
-lease of 10 s (`--lease`), tasks that wait 4 s for a pool without workers (`--pool-timeout`), and one
-worker per site; and takes the part away while the federation comes up, or while tasks run on both
+lease of 10 s (`--lease`), tasks that wait 4 s for a pool without workers (`--pool-timeout`; longer
+where new workers come), and one worker per site; and takes the part away while the federation comes up, or while tasks run on both
 sites. With the defaults (5 min and 10 min) the longer times grow accordingly.
 
 *Answer* is the time until the user has the right answer or one error, *clean* the time until

@@ -114,4 +114,5 @@ IN_A_COMPUTATION = (
     Case(faults.stop_outer_node_briefly, RIGHT),
     Case(faults.stop_operator_briefly, RIGHT),
     Case(faults.stop_operator_beyond_the_lease, BOTH_EMPTY, tasks=150),
+    Case(faults.freeze_site, EMPTY),
 )

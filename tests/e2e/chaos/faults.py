@@ -172,10 +172,18 @@ def stop_operator_beyond_the_lease(world: World) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def _stop_for(seconds: float, pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
+def freeze_site(world: World) -> None:
+    """All of a site stands still for 12 seconds, as when its host sleeps: longer than the lease."""
+    pids = [process.pid for process in world.lab.processes(VICTIM)]
+    _stop_for(12.0, *pids)
+
+
+def _stop_for(seconds: float, *pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     _after(seconds)
-    os.kill(pid, signal.SIGCONT)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _after(seconds: float) -> None:
