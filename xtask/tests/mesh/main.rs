@@ -1,5 +1,5 @@
 //! The packet path of a node on real TUN devices: with every lack of an offload, and over a path
-//! that narrows.
+//! that narrows, and with a stock WireGuard.
 //!
 //! Without the usual test harness, whose threads forbid entering a user namespace. As there, words
 //! on the command line select tests by a part of their name.
@@ -9,9 +9,12 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
+mod stock;
+
 use fed_testkit::wan::LinkSpec;
 use fed_testkit::{Host, Lab};
 use serde::Deserialize;
+use stock::Stock;
 
 const TESTS: &[(&str, fn())] = &[
     ("streams_and_datagrams_pass_with_all_offloads", || {
@@ -27,6 +30,10 @@ const TESTS: &[(&str, fn())] = &[
         traffic_passes(&["tun", "udp-send", "udp-receive"]);
     }),
     ("a_stream_follows_its_path", a_stream_follows_its_path),
+    (
+        "a_stock_wireguard_is_a_peer_like_others",
+        a_stock_wireguard_is_a_peer_like_others,
+    ),
 ];
 
 /// Sends a stream to an echo and compares; then datagrams of all lengths up to more than the MTU.
@@ -157,6 +164,29 @@ fn a_stream_follows_its_path() {
     assert!(follower.wait().unwrap().success());
 }
 
+/// Streams and datagrams from either side.
+fn a_stock_wireguard_is_a_peer_like_others() {
+    let lab = Lab::builder().host("a").host("b").start().unwrap();
+    let [a, b] = ["a", "b"].map(|name| lab.host(name));
+    let mut node = Node::start(a, 1, 1280, &[]);
+    let stock = Stock::start(b, &node, a);
+    node.tell(&stock.line(b));
+    let python = |script: &str| {
+        let mut command = b.command("timeout");
+        command.args(["120", "python3", "-c", script]);
+        command
+    };
+    {
+        let _server = Server::run(python(SERVER));
+        let client = node.python(a, CLIENT).status().unwrap();
+        assert!(client.success(), "towards the stock peer: {client}");
+    }
+    let _server = Server::start(&node, a);
+    let client = CLIENT.replace("fd00:0:0:2::1", "fd00:0:0:1::1");
+    let client = python(&client).status().unwrap();
+    assert!(client.success(), "from the stock peer: {client}");
+}
+
 /// A node on each host, told of the other.
 fn nodes(lab: &Lab, mtu: u16, without: &[&str]) -> (Node, Node) {
     let [a, b] = ["a", "b"].map(|name| lab.host(name));
@@ -173,7 +203,10 @@ struct Server(Child);
 
 impl Server {
     fn start(node: &Node, host: &Host) -> Self {
-        let mut command = node.python(host, SERVER);
+        Self::run(node.python(host, SERVER))
+    }
+
+    fn run(mut command: Command) -> Self {
         let mut server = Self(command.stdout(Stdio::piped()).spawn().unwrap());
         let mut ready = String::new();
         let output = server.0.stdout.take().unwrap();
