@@ -31,12 +31,18 @@ enum Bench {
     Place(place::Arguments),
     /// Bytes that cross between sites, with fed and with stock Dask, beside the fewest that can
     Placement(dask::Arguments),
+    /// Short tasks per second at a site that is far away, beside the same site next door
+    Saturation(dask::Arguments),
     /// Tasks per second of a scheduler with fed's extension, beside a stock one
     Scheduler(dask::Arguments),
 }
 
 const PLACEMENT: Benchmark = Benchmark {
     name: "placement",
+    has_hosts: true,
+};
+const SATURATION: Benchmark = Benchmark {
+    name: "saturation",
     has_hosts: true,
 };
 const SCHEDULER: Benchmark = Benchmark {
@@ -53,6 +59,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
         Bench::Mesh(arguments) => mesh::run(root, arguments),
         Bench::Place(arguments) => place::run(root, arguments),
         Bench::Placement(arguments) => dask::run(root, &PLACEMENT, arguments),
+        Bench::Saturation(arguments) => dask::run(root, &SATURATION, arguments),
         Bench::Scheduler(arguments) => dask::run(root, &SCHEDULER, arguments),
     }
 }
