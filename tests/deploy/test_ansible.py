@@ -43,6 +43,10 @@ def host(tmp_path: Path) -> dict[str, Any]:
         "fed_agent_python": "/opt/fed/bin/python",
         "fed_agent_prologue": 'module load "python"\n',
         "fed_agent_read_only": ["/opt/software"],
+        "fed_agent_reach": ["store.site:443"],
+        "fed_agent_processes": 512,
+        "fed_agent_scratch": "100 GiB",
+        "fed_agent_memory_max": "200G",
         "fed_agent_pools": [
             {"name": "ecmwf", "data": ["/data/ecmwf"], "workers": 4, "memory": "16 GiB"},
             {"name": "ecmwf-gpu"},
@@ -83,6 +87,9 @@ def test_role_installs_and_enrols(
         "python": "/opt/fed/bin/python",
         "prologue": 'module load "python"\n',
         "read_only": ["/opt/software"],
+        "reach": ["store.site:443"],
+        "processes": 512,
+        "scratch": "100 GiB",
         "pool": [
             {"name": "ecmwf", "data": ["/data/ecmwf"], "workers": 4, "memory": "16 GiB"},
             {"name": "ecmwf-gpu", "data": []},
@@ -94,6 +101,7 @@ def test_role_installs_and_enrols(
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     drop_in = (tmp_path / "units/fed-agent.service.d/50-host.conf").read_text()
     assert f"ReadWritePaths={tmp_path}/state /scratch\n" in drop_in
+    assert "MemoryMax=200G\n" in drop_in
     assert (tmp_path / "units/fed-agent.service").exists()
 
     invitation = tmp_path / "invitations/agent.ecmwf.example"

@@ -18,11 +18,11 @@ def write(root: Path) -> None:
     """Write a folder for each site, and one that both hold."""
     _write_site(root / "ecmwf", seed=1)
     _write_site(root / "eumetsat", seed=2)
-    _dataset(3).to_netcdf(_made(root / "shared") / "both.nc")
+    temperatures(3).to_netcdf(_made(root / "shared") / "both.nc")
 
 
 def _write_site(folder: Path, seed: int) -> None:
-    dataset = _dataset(seed)
+    dataset = temperatures(seed)
     encoding = {"t": {"chunksizes": tuple(CHUNKS.values())}}
     dataset.to_netcdf(_made(folder) / "t.nc", encoding=encoding)
     for part, members in enumerate((slice(0, 3), slice(3, 6))):
@@ -37,7 +37,8 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _dataset(seed: int) -> xr.Dataset:
+def temperatures(seed: int) -> xr.Dataset:
+    """Make a dataset that is small, in several chunks."""
     values = np.random.default_rng(seed).normal(280, 10, size=tuple(DIMENSIONS.values()))
     coords = {name: np.arange(size) for name, size in DIMENSIONS.items()}
     return xr.Dataset({"t": (tuple(DIMENSIONS), values.astype("float32"))}, coords=coords)

@@ -32,6 +32,8 @@ state = "{state}"
 python = "{python}"
 prologue = {prologue}
 read_only = {read_only}
+reach = {reach}
+{limits}
 
 [[pool]]
 name = "{name}"
@@ -61,8 +63,8 @@ class Paths:
 class Site:
     """A host with an agent.
 
-    ``data`` are the roots of its pool; its workers may read those and ``read_only``. ``policy`` is
-    the end of agent.toml.
+    ``data`` are the roots of its pool; its workers may read those and ``read_only``, and connect to
+    ``reach``. ``limits`` stands among the keys of agent.toml itself, and ``policy`` is its end.
     """
 
     host: Host
@@ -70,6 +72,8 @@ class Site:
     paths: Paths
     data: list[str]
     read_only: list[str] = field(default_factory=list)
+    reach: list[str] = field(default_factory=list)
+    limits: str = ""
     prologue: str = ""
     python: str | None = None
     user: tuple[int, int] | None = None
@@ -103,6 +107,8 @@ class Site:
             python=self.python or self.paths.python,
             prologue=json.dumps(self.prologue),
             read_only=json.dumps(self.read_only),
+            reach=json.dumps(self.reach),
+            limits=self.limits,
             data=json.dumps(self.data),
         )
         (self.folder / "agent.toml").write_text(f"{text}\n{self.policy}")

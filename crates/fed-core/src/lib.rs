@@ -7,6 +7,7 @@
 //! network.
 
 mod address;
+mod destination;
 mod distance;
 mod lease;
 mod lifecycle;
@@ -16,6 +17,7 @@ mod site;
 mod versions;
 
 pub use address::{FederationId, ParseFederationIdError, SCHEDULER_PORT};
+pub use destination::{Destination, DestinationError};
 pub use distance::nearest;
 pub use lease::Leases;
 pub use lifecycle::{

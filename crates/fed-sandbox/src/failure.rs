@@ -40,6 +40,8 @@ pub enum Step {
     Hostname,
     /// Giving up the capabilities.
     Capabilities,
+    /// Limiting what the processes may use.
+    Limit,
     /// Handing the TUN to the outer half.
     Report,
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Step {
             Self::Pivot => "change the root to",
             Self::Hostname => "set the host name",
             Self::Capabilities => "give up the capabilities",
+            Self::Limit => "limit the processes by",
             Self::Report => "hand out the TUN device",
         })
     }

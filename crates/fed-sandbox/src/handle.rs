@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::limits::Allowance;
 use crate::spec::{IpFamily, ProcessId, ProcessSpec, ProcessStep};
 use crate::wire::{self, EncodeError, MAX_MESSAGE, Numbered, Refusal, Request};
 
@@ -23,12 +24,18 @@ pub(crate) enum Command {
     Close,
 }
 
+/// A process to be started, as far as the driver keeps it.
+pub(crate) struct Newcomer {
+    pub(crate) name: String,
+    pub(crate) allowance: Option<Allowance>,
+}
+
 /// A request on its way.
 pub(crate) struct Call {
     pub(crate) number: u64,
     pub(crate) bytes: Vec<u8>,
     /// Of a process to be started.
-    pub(crate) name: Option<String>,
+    pub(crate) newcomer: Option<Newcomer>,
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
@@ -134,6 +141,23 @@ pub struct Handle {
     numbers: Arc<AtomicU64>,
 }
 
+/// A [`Handle`] that does not keep the sandbox in being.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakHandle {
+    commands: mpsc::WeakSender<Command>,
+    numbers: Arc<AtomicU64>,
+}
+
+impl WeakHandle {
+    /// The handle; nothing where the last one has been dropped.
+    pub(crate) fn upgrade(&self) -> Option<Handle> {
+        Some(Handle {
+            commands: self.commands.upgrade()?,
+            numbers: Arc::clone(&self.numbers),
+        })
+    }
+}
+
 impl Handle {
     pub(crate) fn new(commands: mpsc::Sender<Command>, numbers: Arc<AtomicU64>) -> Self {
         Self { commands, numbers }
@@ -148,7 +172,11 @@ impl Handle {
     pub async fn run(&self, spec: ProcessSpec) -> Result<ProcessId, RunError> {
         let request = Request::Run { spec: spec.clone() };
         let name = || spec.name.clone();
-        match self.call(request, Some(name())).await {
+        let newcomer = Newcomer {
+            name: name(),
+            allowance: spec.allowance,
+        };
+        match self.call(request, Some(newcomer)).await {
             Ok((number, _)) => Ok(ProcessId(number)),
             Err(CallError::Closed) => Err(RunError::Closed { name: name() }),
             Err(CallError::Encode(EncodeError::Long(bytes))) => Err(RunError::Long {
@@ -220,6 +248,48 @@ impl Handle {
         socket.listen(BACKLOG)
     }
 
+    /// Kills every process in the sandbox, all at once; PID 1 stays. Each end is an event.
+    ///
+    /// # Errors
+    /// When the sandbox is gone.
+    pub async fn kill_all(&self) -> io::Result<()> {
+        self.order(Request::KillAll).await
+    }
+
+    /// Stops every process in the sandbox, all at once, until [`Handle::continue_all`].
+    pub(crate) async fn stop_all(&self) -> io::Result<()> {
+        self.order(Request::StopAll).await
+    }
+
+    /// Kills these processes, by their numbers inside, except for those that were started by
+    /// [`Handle::run`].
+    pub(crate) async fn purge(&self, strays: Vec<i32>) -> io::Result<()> {
+        self.order(Request::Purge { strays }).await
+    }
+
+    /// Lets all processes go on.
+    pub(crate) async fn continue_all(&self) -> io::Result<()> {
+        self.order(Request::ContinueAll).await
+    }
+
+    /// A handle that does not keep the sandbox in being.
+    pub(crate) fn downgrade(&self) -> WeakHandle {
+        WeakHandle {
+            commands: self.commands.downgrade(),
+            numbers: Arc::clone(&self.numbers),
+        }
+    }
+
+    async fn order(&self, request: Request) -> io::Result<()> {
+        match self.call(request, None).await {
+            Ok(_) => Ok(()),
+            Err(CallError::Refused(refusal)) => Err(system_error(&refusal)),
+            Err(CallError::Closed | CallError::Encode(_)) => {
+                Err(io::Error::other("the sandbox is gone"))
+            }
+        }
+    }
+
     /// Ends the sandbox, and returns when nothing runs in it any more.
     pub async fn close(&self) {
         // Fails where it has ended already.
@@ -238,7 +308,7 @@ impl Handle {
     async fn call(
         &self,
         request: Request,
-        name: Option<String>,
+        newcomer: Option<Newcomer>,
     ) -> Result<(u64, Option<OwnedFd>), CallError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let bytes = wire::encode(&Numbered { number, request }).map_err(CallError::Encode)?;
@@ -246,7 +316,7 @@ impl Handle {
         let call = Command::Call(Call {
             number,
             bytes,
-            name,
+            newcomer,
             answer,
         });
         self.commands

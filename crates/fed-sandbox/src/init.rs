@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -16,14 +15,18 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid
 use crate::failure::{At, Failure, Step};
 use crate::identity::{Maps, drop_capabilities};
 use crate::plan::Plan;
-use crate::process::{Starting, exit, reset_signals};
+use crate::process::{Jail, Starting, exit, reset_signals};
 use crate::root::{self, UserNamespace};
 use crate::spec::{IpFamily, ProcessId, ProcessSpec, SandboxSpec};
 use crate::wire::{self, Notice, Numbered, Refusal, Request};
-use crate::{clone, device, netlink};
+use crate::{clone, device, limits, netlink};
 
 /// The descriptor that PID 1 keeps its end of the socket pair at.
 const CONTROL_FD: i32 = 3;
+
+/// How many ended children are reaped before requests are served again: tasks can make them as fast
+/// as they are reaped.
+const REAPED_AT_ONCE: usize = 256;
 
 /// What PID 1 starts from.
 pub(crate) struct Birth<'a> {
@@ -56,11 +59,15 @@ fn live(birth: Birth<'_>) {
     };
     match set_up(spec, plan, maps, users) {
         Ok((tun, children)) => {
-            let sent = send(control.as_fd(), &Notice::Ready, Some(tun.as_fd()));
-            drop(tun);
+            let sent = hand_out(control.as_fd(), tun);
             if sent.is_ok() {
                 // Ends when the outer half does: nobody is left to be told anything.
-                let _ = Init::new(control, children, plan.scratch.clone()).serve();
+                let jail = Jail {
+                    scratch: plan.scratch.clone(),
+                    quotas: spec.quotas,
+                    users,
+                };
+                let _ = Init::new(control, children, jail).serve();
             }
         }
         Err(failure) => send(control.as_fd(), &Notice::Failed(failure), None).unwrap_or(()),
@@ -83,11 +90,22 @@ fn set_up(
     prctl::set_name(c"fed-init").at(Step::Init, "name")?;
     let tun = device::open_driver().at(Step::TunOpen, device::TUN_PATH)?;
     device::make_tun(&tun, &spec.tun.name).at(Step::TunMake, &spec.tun.name)?;
-    netlink::set_up(&spec.tun)?;
-    root::enter(plan, users)?;
+    netlink::set_up(spec)?;
+    if spec.quotas.is_some() {
+        limits::be_taken_first()?;
+    }
+    root::enter(plan, users, spec.quotas.as_ref())?;
     sethostname(&spec.hostname).at(Step::Hostname, &spec.hostname)?;
     drop_capabilities()?;
     Ok((tun, children))
+}
+
+/// Gives the outer half what it works with.
+fn hand_out(control: BorrowedFd<'_>, tun: OwnedFd) -> std::io::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let proc = open("/proc", flags, Mode::empty())?;
+    send(control, &Notice::Processes, Some(proc.as_fd()))?;
+    send(control, &Notice::Ready, Some(tun.as_fd()))
 }
 
 /// Closes every inherited descriptor but PID 1's end of the socket pair: above all the outer
@@ -143,10 +161,12 @@ fn send(
 struct Init {
     control: OwnedFd,
     children: SignalFd,
-    scratch: PathBuf,
+    jail: Jail,
     /// Forked, but not yet known to run its program.
     starting: BTreeMap<ProcessId, Starting>,
     running: BTreeMap<ProcessId, Pid>,
+    /// More had ended than are reaped in one turn.
+    has_ended_children: bool,
 }
 
 /// The outer half is gone.
@@ -159,14 +179,15 @@ impl From<std::io::Error> for Closed {
 }
 
 impl Init {
-    fn new(control: OwnedFd, children: SignalFd, scratch: PathBuf) -> Self {
+    fn new(control: OwnedFd, children: SignalFd, jail: Jail) -> Self {
         let (starting, running) = (BTreeMap::new(), BTreeMap::new());
         Self {
             control,
             children,
-            scratch,
+            jail,
             starting,
             running,
+            has_ended_children: false,
         }
     }
 
@@ -192,7 +213,11 @@ impl Init {
             readable(self.children.as_fd()),
         ];
         watched.extend(self.starting.values().map(|child| readable(child.pipe())));
-        match poll(&mut watched, PollTimeout::NONE) {
+        let patience = match self.has_ended_children {
+            true => PollTimeout::ZERO,
+            false => PollTimeout::NONE,
+        };
+        match poll(&mut watched, patience) {
             Ok(_) => Ok(watched[0].any().unwrap_or(true)),
             Err(Errno::EINTR) => Ok(false),
             Err(_) => Err(Closed),
@@ -204,23 +229,43 @@ impl Init {
             Request::Run { spec } => self.run(ProcessId(number), &spec),
             Request::Signal { process, signal } => {
                 let result = self.signal(process, signal).map_err(Refusal::from);
-                self.reply(number, result, None)
+                self.reply(number, result.map(|()| None), None)
             }
             Request::Socket { family } => match tcp_socket(family) {
-                Ok(socket) => self.reply(number, Ok(()), Some(&socket)),
+                Ok(socket) => self.reply(number, Ok(None), Some(&socket)),
                 Err(errno) => self.reply(number, Err(errno.into()), None),
             },
+            Request::KillAll => self.reply(number, signal_all(Signal::SIGKILL), None),
+            Request::StopAll => self.reply(number, signal_all(Signal::SIGSTOP), None),
+            Request::Purge { strays } => {
+                for stray in strays.into_iter().map(Pid::from_raw) {
+                    if !self.is_own(stray) {
+                        // It may have ended.
+                        let _ = kill(stray, Signal::SIGKILL);
+                    }
+                }
+                self.reply(number, Ok(None), None)
+            }
+            Request::ContinueAll => self.reply(number, signal_all(Signal::SIGCONT), None),
         }
     }
 
     fn run(&mut self, process: ProcessId, spec: &ProcessSpec) -> Result<(), Closed> {
-        match Starting::fork(spec, &self.scratch) {
+        match Starting::fork(spec, &self.jail) {
             Ok(child) => {
                 self.starting.insert(process, child);
                 Ok(())
             }
             Err(refusal) => self.reply(process.0, Err(refusal), None),
         }
+    }
+
+    /// Tells whether a process is one that the outer half asked for.
+    fn is_own(&self, pid: Pid) -> bool {
+        let starting = self.starting.values().map(|child| child.pid);
+        starting
+            .chain(self.running.values().copied())
+            .any(|own| own == pid)
     }
 
     fn signal(&self, process: ProcessId, signal: i32) -> nix::Result<()> {
@@ -232,7 +277,7 @@ impl Init {
     fn reply(
         &self,
         number: u64,
-        result: Result<(), Refusal>,
+        result: Result<Option<i32>, Refusal>,
         descriptor: Option<&OwnedFd>,
     ) -> Result<(), Closed> {
         let notice = Notice::Reply { number, result };
@@ -262,14 +307,19 @@ impl Init {
         if result.is_ok() {
             self.running.insert(process, child.pid);
         }
-        self.reply(process.0, result, None)
+        let pid = child.pid.as_raw();
+        self.reply(process.0, result.map(|()| Some(pid)), None)
     }
 
     /// Reaps all that has ended, orphans included.
     fn reap(&mut self) -> Result<(), Closed> {
         while let Ok(Some(_)) = self.children.read_signal() {}
         // Reaped last: until then the number cannot be used again.
-        while let Some(pid) = clone::ended_child() {
+        for _ in 0..REAPED_AT_ONCE {
+            let Some(pid) = clone::ended_child() else {
+                self.has_ended_children = false;
+                return Ok(());
+            };
             self.settle_all()?;
             let process = self.running.iter().find(|(_, running)| **running == pid);
             let process = process.map(|(process, _)| *process);
@@ -288,7 +338,17 @@ impl Init {
                 )?;
             }
         }
+        self.has_ended_children = true;
         Ok(())
+    }
+}
+
+/// Signals every process of the sandbox but this one, all at once.
+fn signal_all(signal: Signal) -> Result<Option<i32>, Refusal> {
+    match kill(Pid::from_raw(-1), signal) {
+        // There was nobody.
+        Ok(()) | Err(Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::handle::{Answer, Call, Command, Handle};
+use crate::census::Census;
+use crate::group::Leader;
+use crate::handle::{Answer, Call, Command, Handle, Newcomer};
+use crate::limits::Excess;
+use crate::scratch::Scratch;
 use crate::spawn::Child;
 use crate::spec::{ExitStatus, ProcessId};
+use crate::watch::{Desk, Leaders};
 use crate::wire::{self, Notice};
 
 /// Requests that may wait for the driver; more make their callers wait.
@@ -27,6 +32,9 @@ pub enum Event {
         /// How it ended.
         status: ExitStatus,
     },
+    /// Too much was used. The processes whose it was are being killed, and their ends are told
+    /// after this; where it is nobody's, that is for the outer half to do.
+    Exceeded(Excess),
     /// PID 1 is gone, and all in the sandbox with it. Nothing comes after this.
     Closed,
 }
@@ -49,11 +57,23 @@ impl Events {
 pub struct Inner {
     control: OwnedFd,
     child: Child,
+    census: Census,
+    scratch: Option<Scratch>,
 }
 
 impl Inner {
-    pub(crate) fn new(control: OwnedFd, child: Child) -> Self {
-        Self { control, child }
+    pub(crate) fn new(
+        control: OwnedFd,
+        child: Child,
+        census: Census,
+        scratch: Option<Scratch>,
+    ) -> Self {
+        Self {
+            control,
+            child,
+            census,
+            scratch,
+        }
     }
 
     /// The process id of the sandbox's PID 1, as the outer half sees it.
@@ -82,17 +102,27 @@ impl Inner {
                 AsyncFd::register(self.child)?,
             )
         };
+        let handle = Handle::new(commands, Arc::new(AtomicU64::new(0)));
+        let (leaders, desk) = watch::channel(Leaders::new());
+        let desk = Desk {
+            leaders: desk,
+            events: events.clone(),
+            sandbox: handle.downgrade(),
+        };
+        let census = Arc::new(self.census);
+        if let Some(scratch) = self.scratch {
+            let watching = crate::watch::files(Arc::clone(&census), scratch, desk.clone());
+            tokio::spawn(watching);
+            tokio::spawn(crate::watch::processes(census, desk));
+        }
         let driver = Driver {
             control,
             child,
             commands: requests,
-            state: State::new(events),
+            state: State::new(events, leaders),
         };
         tokio::spawn(driver.run());
-        Ok((
-            Handle::new(commands, Arc::new(AtomicU64::new(0))),
-            Events { receiver },
-        ))
+        Ok((handle, Events { receiver }))
     }
 }
 
@@ -109,13 +139,15 @@ struct State {
     outgoing: VecDeque<Vec<u8>>,
     waiting: BTreeMap<u64, Waiting>,
     names: BTreeMap<ProcessId, String>,
+    /// For the watch, which ends when this is dropped.
+    leaders: watch::Sender<Leaders>,
     events: mpsc::UnboundedSender<Event>,
 }
 
 struct Waiting {
     answer: oneshot::Sender<Answer>,
     /// Of a process to be started.
-    name: Option<String>,
+    newcomer: Option<Newcomer>,
 }
 
 impl Driver {
@@ -180,11 +212,12 @@ async fn send(control: &AsyncFd<OwnedFd>, bytes: Option<&Vec<u8>>) -> io::Result
 }
 
 impl State {
-    fn new(events: mpsc::UnboundedSender<Event>) -> Self {
+    fn new(events: mpsc::UnboundedSender<Event>, leaders: watch::Sender<Leaders>) -> Self {
         Self {
             outgoing: VecDeque::new(),
             waiting: BTreeMap::new(),
             names: BTreeMap::new(),
+            leaders,
             events,
         }
     }
@@ -193,34 +226,43 @@ impl State {
         let Call {
             number,
             bytes,
-            name,
+            newcomer,
             answer,
         } = call;
-        self.waiting.insert(number, Waiting { answer, name });
+        self.waiting.insert(number, Waiting { answer, newcomer });
         self.outgoing.push_back(bytes);
     }
 
     fn take(&mut self, notice: Notice, descriptor: Option<OwnedFd>) {
         match notice {
             Notice::Reply { number, result } => {
-                let Some(Waiting { answer, name }) = self.waiting.remove(&number) else {
+                let Some(Waiting { answer, newcomer }) = self.waiting.remove(&number) else {
                     return;
                 };
-                if let (Some(name), Ok(())) = (name, &result) {
-                    self.names.insert(ProcessId(number), name);
+                if let (Some(newcomer), Ok(Some(pid))) = (newcomer, &result) {
+                    let (process, allowance) = (ProcessId(number), newcomer.allowance);
+                    let leader = Leader {
+                        pid: *pid,
+                        allowance,
+                    };
+                    self.names.insert(process, newcomer.name);
+                    self.leaders
+                        .send_modify(|leaders| leaders.extend([(process, leader)]));
                 }
                 // A caller that went away loses its answer only.
-                let _ = answer.send(result.map(|()| descriptor));
+                let _ = answer.send(result.map(|_| descriptor));
             }
             Notice::Exited { process, status } => {
                 let name = self.names.remove(&process).unwrap_or_default();
+                self.leaders
+                    .send_modify(|leaders| leaders.retain(|leader, _| *leader != process));
                 let _ = self.events.send(Event::Exited {
                     id: process,
                     name,
                     status,
                 });
             }
-            Notice::Ready | Notice::Failed(_) => {
+            Notice::Processes | Notice::Ready | Notice::Failed(_) => {
                 tracing::warn!("the sandbox reported its set-up twice");
             }
         }

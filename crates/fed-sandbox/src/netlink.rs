@@ -17,7 +17,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use crate::failure::{At, Failure, Step};
-use crate::spec::TunSpec;
+use crate::spec::{SandboxSpec, TunSpec};
 
 /// Segments that a TCP connection through the mesh may send before the first acknowledgement.
 ///
@@ -36,10 +36,16 @@ const SLOW_START_AFTER_IDLE: &str = "/proc/sys/net/ipv4/tcp_slow_start_after_idl
 const PATH_MTU_EXPIRES: (&str, &str) = ("/proc/sys/net/ipv6/route/mtu_expires", "60");
 
 /// Brings up the loopback and the TUN of the current network namespace.
-pub(crate) fn set_up(tun: &TunSpec) -> Result<(), Failure> {
+pub(crate) fn set_up(spec: &SandboxSpec) -> Result<(), Failure> {
+    let tun = &spec.tun;
     let mut netlink = Netlink::open().at(Step::Network, "netlink")?;
     let loopback = index("lo").at(Step::Network, "lo")?;
     netlink.set_link(up(loopback)).at(Step::Network, "lo")?;
+    for own in &spec.own_addresses {
+        netlink
+            .add_address(own_address(loopback, *own))
+            .at(Step::Network, own.to_string())?;
+    }
     let device = index(&tun.name).at(Step::Network, &tun.name)?;
     for message in [without_own_address(device), up_with_mtu(device, tun.mtu)] {
         netlink.set_link(message).at(Step::Network, &tun.name)?;
@@ -107,6 +113,22 @@ fn address(index: u32, tun: &TunSpec) -> AddressMessage {
     message.attributes.push(AddressAttribute::Flags(
         AddressFlags::Nodad | AddressFlags::Noprefixroute,
     ));
+    message
+}
+
+/// An address of the sandbox alone.
+fn own_address(index: u32, own: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    (message.header.family, message.header.prefix_len) = match own {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Local(own));
+    message.attributes.push(AddressAttribute::Address(own));
+    message
+        .attributes
+        .push(AddressAttribute::Flags(AddressFlags::Nodad));
     message
 }
 

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -15,10 +15,20 @@ use nix::unistd::{
     setsid, write,
 };
 
+use crate::limits::{Quotas, limit_process};
+use crate::root::UserNamespace;
 use crate::spec::{ProcessSpec, ProcessStep};
 use crate::wire::Refusal;
 
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What all processes of a sandbox share.
+#[derive(Debug)]
+pub(crate) struct Jail {
+    pub(crate) scratch: PathBuf,
+    pub(crate) quotas: Option<Quotas>,
+    pub(crate) users: UserNamespace,
+}
 
 /// A child on its way to its program: its pipe closes when it gets there, and otherwise tells why
 /// it did not.
@@ -29,9 +39,9 @@ pub(crate) struct Starting {
 
 impl Starting {
     /// Forks the child. PID 1 has one thread, so the child may do what it likes.
-    pub(crate) fn fork(spec: &ProcessSpec, scratch: &Path) -> Result<Self, Refusal> {
-        let image =
-            Image::new(spec, scratch).ok_or(refusal(ProcessStep::Arguments, Errno::EINVAL))?;
+    pub(crate) fn fork(spec: &ProcessSpec, jail: &Jail) -> Result<Self, Refusal> {
+        let image = Image::new(spec, &jail.scratch)
+            .ok_or(refusal(ProcessStep::Arguments, Errno::EINVAL))?;
         let failed = |errno| refusal(ProcessStep::Fork, errno);
         let (pipe, tell) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(failed)?;
         #[expect(unsafe_code, reason = "PID 1 makes its children by fork")]
@@ -39,7 +49,7 @@ impl Starting {
         match unsafe { fork() }.map_err(failed)? {
             ForkResult::Parent { child } => Ok(Self { pid: child, pipe }),
             ForkResult::Child => {
-                let Err(refusal) = image.become_it(spec);
+                let Err(refusal) = image.become_it(spec, jail);
                 // A parent that is gone needs no answer, and the process ends either way.
                 let _ = write(&tell, &refusal_bytes(&refusal));
                 exit(127)
@@ -142,8 +152,8 @@ impl Image {
     }
 
     /// Turns this process, just forked, into the program.
-    fn become_it(&self, spec: &ProcessSpec) -> Result<Infallible, Refusal> {
-        isolate().map_err(|errno| refusal(ProcessStep::Isolate, errno))?;
+    fn become_it(&self, spec: &ProcessSpec, jail: &Jail) -> Result<Infallible, Refusal> {
+        isolate(jail).map_err(|errno| refusal(ProcessStep::Isolate, errno))?;
         redirect(&spec.log).map_err(|errno| refusal(ProcessStep::Log, errno))?;
         chdir(&spec.cwd).map_err(|errno| refusal(ProcessStep::Folder, errno))?;
         let mut reason = Errno::ENOENT;
@@ -173,9 +183,12 @@ fn c_string(text: impl Into<Vec<u8>>) -> Option<CString> {
     CString::new(text).ok()
 }
 
-/// Own session and group, default signals, no core dumps.
-fn isolate() -> nix::Result<()> {
+/// Own session and group, default signals, no core dumps, and the sandbox's limits.
+fn isolate(jail: &Jail) -> nix::Result<()> {
     setsid()?;
+    if let Some(quotas) = &jail.quotas {
+        limit_process(quotas, jail.users)?;
+    }
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     reset_signals()
 }

@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, pivot_root};
 
 use crate::failure::{At, Failure, Step};
+use crate::limits::{Quotas, limit_numbers};
 use crate::mount::{move_mount, open_tree, set_attributes};
 use crate::plan::{Access, Entry, OwnFile, Plan};
 
@@ -27,7 +28,11 @@ pub(crate) enum UserNamespace {
 
 /// Makes the planned file system and changes into it; nothing else of the host's stays visible.
 /// To be called in a new mount namespace, by PID 1.
-pub(crate) fn enter(plan: &Plan, users: UserNamespace) -> Result<(), Failure> {
+pub(crate) fn enter(
+    plan: &Plan,
+    users: UserNamespace,
+    quotas: Option<&Quotas>,
+) -> Result<(), Failure> {
     let none = None::<&str>;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(none, "/", none, private, none).at(Step::Private, "/")?;
@@ -54,8 +59,8 @@ pub(crate) fn enter(plan: &Plan, users: UserNamespace) -> Result<(), Failure> {
     fs::remove_dir_all(root.inside(Path::new(STAGING)))
         .or_else(absent)
         .at(Step::Root, "/")?;
-    root.add_devices().at(Step::Place, "/dev")?;
-    root.add_proc(users)?;
+    root.add_devices(quotas).at(Step::Place, "/dev")?;
+    root.add_proc(users, quotas)?;
     root.pivot().at(Step::Pivot, &root.path)?;
     seal(Path::new("/")).at(Step::ReadOnly, "/")
 }
@@ -151,7 +156,7 @@ impl Root {
         Ok(move_mount(tree.as_fd(), place)?)
     }
 
-    fn add_devices(&self) -> io::Result<()> {
+    fn add_devices(&self, quotas: Option<&Quotas>) -> io::Result<()> {
         for (name, target) in [
             ("fd", "/proc/self/fd"),
             ("stdin", "/proc/self/fd/0"),
@@ -163,18 +168,22 @@ impl Root {
         let shared = self.inside(Path::new("/dev/shm"));
         make_folders(&shared)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        // Rounded up: a size of 0 is none.
+        let size = quotas.map(|quotas| quotas.shared_memory_bytes.max(1));
+        let size = size.map_or_else(String::new, |bytes| format!(",size={bytes}"));
+        let options = format!("mode=1777{size}");
         Ok(mount(
             Some("fed"),
             &shared,
             Some("tmpfs"),
             flags,
-            Some("mode=1777"),
+            Some(options.as_str()),
         )?)
     }
 
     /// Mounts the PID namespace's own `/proc`: read-only, because what capabilities do not guard
     /// in it (`/proc/sys` for user 0) would be the host's.
-    fn add_proc(&self, users: UserNamespace) -> Result<(), Failure> {
+    fn add_proc(&self, users: UserNamespace, quotas: Option<&Quotas>) -> Result<(), Failure> {
         let place = self.inside(Path::new("/proc"));
         make_folders(&place).at(Step::Place, "/proc")?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -184,6 +193,9 @@ impl Root {
             // namespace's own, so the host's stays as it is.
             let limit = place.join("sys/user/max_user_namespaces");
             fs::write(&limit, "0\n").at(Step::Capabilities, limit)?;
+        }
+        if let Some(quotas) = quotas {
+            limit_numbers(&place, quotas)?;
         }
         seal(&place).at(Step::ReadOnly, "/proc")
     }

@@ -10,6 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, Uid};
 
+use crate::census::Census;
 use crate::clone::{self, Cloned, NAMESPACES, clone_into, thread_count};
 use crate::failure::{Failure, Step};
 use crate::identity::Maps;
@@ -17,6 +18,7 @@ use crate::init::{self, Birth};
 use crate::inner::Inner;
 use crate::plan::Plan;
 use crate::root::UserNamespace;
+use crate::scratch::Scratch;
 use crate::spec::SandboxSpec;
 use crate::support::{self, Unsupported};
 use crate::wire::{self, Notice};
@@ -152,12 +154,19 @@ pub fn spawn(spec: &SandboxSpec) -> Result<Sandbox, SpawnError> {
         Cloned::Parent { pid, pidfd } => {
             drop(theirs);
             let child = Child { pid, pidfd };
-            let tun = first_notice(&ours)?;
+            let (proc, tun) = first_notices(&ours)?;
+            let scratch = match &spec.quotas {
+                Some(quotas) => Some(
+                    Scratch::open(&plan.scratch, quotas.scratch_bytes)
+                        .map_err(prepare("open the scratch folder"))?,
+                ),
+                None => None,
+            };
             fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
                 .map_err(|errno| prepare("set the socket pair non-blocking")(errno.into()))?;
             Ok(Sandbox {
                 tun,
-                inner: Inner::new(ours, child),
+                inner: Inner::new(ours, child, Census::new(proc), scratch),
             })
         }
     }
@@ -180,8 +189,8 @@ fn clone_namespaces() -> Result<(UserNamespace, Cloned), SpawnError> {
     }
 }
 
-/// Waits for PID 1's report.
-fn first_notice(control: &OwnedFd) -> Result<OwnedFd, SpawnError> {
+/// Waits for PID 1's report: its `/proc` and the TUN.
+fn first_notices(control: &OwnedFd) -> Result<(OwnedFd, OwnedFd), SpawnError> {
     let mut watched = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
     let ready = loop {
         match poll(&mut watched, PollTimeout::from(SET_UP_LIMIT_MS)) {
@@ -195,7 +204,10 @@ fn first_notice(control: &OwnedFd) -> Result<OwnedFd, SpawnError> {
         });
     }
     match wire::receive(control.as_fd()) {
-        Ok(Some((Notice::Ready, Some(tun)))) => Ok(tun),
+        Ok(Some((Notice::Processes, Some(proc)))) => match wire::receive(control.as_fd()) {
+            Ok(Some((Notice::Ready, Some(tun)))) => Ok((proc, tun)),
+            Ok(_) | Err(_) => Err(SpawnError::Died),
+        },
         Ok(Some((Notice::Failed(failure), _))) => Err(failure.into()),
         Ok(_) | Err(_) => Err(SpawnError::Died),
     }

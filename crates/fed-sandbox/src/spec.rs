@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Step};
+use crate::limits::{Allowance, Quotas};
 
 /// What a sandbox looks like from inside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,11 @@ pub struct SandboxSpec {
     /// The folder visible inside at the same path, writable; it is `TMPDIR` unless a process says
     /// otherwise, and its subfolder `tmp`, made where missing, is `/tmp`. Absolute.
     pub scratch: PathBuf,
+    /// Further addresses of the sandbox itself, on its loopback device: where connections to hosts
+    /// outside arrive that the outer half carries on.
+    pub own_addresses: Vec<IpAddr>,
+    /// What all processes may use together; without, the system's own limits.
+    pub quotas: Option<Quotas>,
     /// Lines of the sandbox's `/etc/hosts` besides those of localhost and of the host name.
     pub hosts: Vec<(IpAddr, String)>,
 }
@@ -81,6 +87,8 @@ pub struct ProcessSpec {
     /// Where standard output and standard error are appended, as seen inside; made with mode 0600
     /// where missing.
     pub log: PathBuf,
+    /// What it may use with all that it starts; without, whatever it can get.
+    pub allowance: Option<Allowance>,
 }
 
 /// Names a process of one sandbox; never used twice in it.

@@ -30,6 +30,16 @@ pub(crate) enum Request {
     Socket {
         family: IpFamily,
     },
+    /// Kill every process but PID 1, all at once.
+    KillAll,
+    /// Stop every process but PID 1, all at once.
+    StopAll,
+    /// Kill these, unless PID 1 has started them itself.
+    Purge {
+        strays: Vec<i32>,
+    },
+    /// Let all go on that were stopped.
+    ContinueAll,
 }
 
 /// A request with the number that its reply will bear.
@@ -42,6 +52,8 @@ pub(crate) struct Numbered {
 /// From PID 1 to the outer half.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Notice {
+    /// The sandbox's `/proc`, as a folder; comes before [`Notice::Ready`].
+    Processes,
     /// The sandbox stands; comes with the TUN.
     Ready,
     /// The sandbox could not be made.
@@ -49,7 +61,8 @@ pub(crate) enum Notice {
     /// The answer to a request; a socket comes with it.
     Reply {
         number: u64,
-        result: Result<(), Refusal>,
+        /// Of a process that was started, its number inside.
+        result: Result<Option<i32>, Refusal>,
     },
     /// A process ended.
     Exited {

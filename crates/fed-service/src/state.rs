@@ -152,12 +152,7 @@ pub fn entries(path: &Path) -> Result<Vec<String>, StateError> {
 /// [`StateError::Io`].
 pub fn remove(path: &Path) -> Result<(), StateError> {
     let removed = match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => match std::fs::remove_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                open_folders(path).and_then(|()| std::fs::remove_dir_all(path))
-            }
-            removed => removed,
-        },
+        Ok(metadata) if metadata.is_dir() => remove_tree(path),
         Ok(_) => std::fs::remove_file(path),
         Err(error) => Err(error),
     };
@@ -169,16 +164,62 @@ pub fn remove(path: &Path) -> Result<(), StateError> {
     }
 }
 
-/// Opens every folder of a tree to its owner. Links are not followed.
-fn open_folders(folder: &Path) -> io::Result<()> {
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+/// Removes a folder with all in it. However deep a task has nested its folders, no more than two
+/// levels are entered: what lies further down is moved up first. Links are not followed.
+fn remove_tree(root: &Path) -> io::Result<()> {
+    let mut moved = 0_u64;
+    loop {
+        let folders = remove_files(root)?;
+        if folders.is_empty() {
+            return gone(std::fs::remove_dir(root));
+        }
+        for folder in folders {
+            for deeper in remove_files(&folder)? {
+                open_folder(&deeper)?;
+                move_up(&deeper, root, &mut moved)?;
+            }
+            gone(std::fs::remove_dir(&folder))?;
+        }
+    }
+}
+
+/// Moves a folder up to `root`, by a name that none there has.
+fn move_up(folder: &Path, root: &Path, number: &mut u64) -> io::Result<()> {
+    loop {
+        *number += 1;
+        match std::fs::rename(folder, root.join(format!(".removed-{number}"))) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            moved => return gone(moved),
+        }
+    }
+}
+
+/// Removes what is no folder from one; returns the folders in it.
+fn remove_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    open_folder(folder)?;
+    let mut folders = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            open_folders(&entry.path())?;
+            folders.push(entry.path());
+        } else {
+            gone(std::fs::remove_file(entry.path()))?;
         }
     }
-    Ok(())
+    Ok(folders)
+}
+
+/// Opens a folder to its owner, which a task may have closed to itself.
+fn open_folder(folder: &Path) -> io::Result<()> {
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
+}
+
+/// Somebody else may have removed it just before.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// A lock file that one process holds at a time, and that is gone when nobody holds it. The system
@@ -288,6 +329,30 @@ impl Drop for Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_removed_however_deep() {
+        use nix::fcntl::{OFlag, open, openat};
+        use nix::sys::stat::{Mode, mkdirat};
+        let place = tempfile::tempdir().unwrap();
+        let (root, kept) = (place.path().join("root"), place.path().join("kept"));
+        std::fs::create_dir_all(root.join("wide/a")).unwrap();
+        std::fs::create_dir_all(root.join("wide/b")).unwrap();
+        std::fs::create_dir_all(root.join(".removed-2/of/somebody")).unwrap();
+        std::fs::write(&kept, "x").unwrap();
+        std::os::unix::fs::symlink(place.path(), root.join("wide/link")).unwrap();
+        // Far beyond the longest path and the number of open files.
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut folder = open(&root, flags, Mode::empty()).unwrap();
+        for _ in 0..5000 {
+            mkdirat(&folder, "deep", Mode::S_IRWXU).unwrap();
+            folder = openat(&folder, "deep", flags, Mode::empty()).unwrap();
+        }
+        mkdirat(&folder, "closed", Mode::empty()).unwrap();
+        drop(folder);
+        remove(&root).unwrap();
+        assert!(!root.exists() && kept.exists());
+    }
 
     #[test]
     fn a_lock_has_one_holder_and_leaves_no_file() {

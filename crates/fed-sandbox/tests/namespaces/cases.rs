@@ -4,7 +4,7 @@ use fed_sandbox::check;
 
 use crate::caller::Caller;
 use crate::world::World;
-use crate::{ends, network, processes, refusals, views};
+use crate::{ends, limits, network, processes, refusals, views};
 
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
@@ -49,6 +49,12 @@ pub(crate) fn all() -> Vec<Case> {
         case("groups", processes::groups),
         case("sockets", network::sockets),
         case("packets", network::packets),
+        case("memory", limits::memory),
+        case("numbers", limits::numbers),
+        case("families", limits::families),
+        case("multiplication", limits::multiplication),
+        case("scratch", limits::scratch),
+        case("out_of_memory", limits::out_of_memory),
         case("check_passes", |_| check().unwrap()),
         case("end_by_close", ends::end_by_close),
         case("end_by_drop", ends::end_by_drop),

@@ -9,6 +9,7 @@
 mod caller;
 mod cases;
 mod ends;
+mod limits;
 mod network;
 mod processes;
 mod refusals;

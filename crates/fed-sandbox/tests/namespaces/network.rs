@@ -8,7 +8,7 @@ use fed_sandbox::ExitStatus;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{ADDRESS, ELSEWHERE, World};
+use crate::world::{ADDRESS, ELSEWHERE, OUTSIDE, World};
 
 pub(crate) fn sockets(world: &World) {
     world.live(async |live| {
@@ -32,6 +32,9 @@ pub(crate) fn sockets(world: &World) {
         for address in [
             SocketAddr::from((ADDRESS, 443)),
             "127.0.0.2:443".parse().unwrap(),
+            // Addresses that are those of hosts outside.
+            "10.11.12.13:443".parse().unwrap(),
+            SocketAddr::from((OUTSIDE, 443)),
         ] {
             let listener = live.handle.listen(address).await.unwrap();
             let script = format!(

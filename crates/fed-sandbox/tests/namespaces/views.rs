@@ -186,6 +186,7 @@ pub(crate) fn own_etc(world: &World) {
             env: std::collections::BTreeMap::new(),
             cwd: world.scratch(),
             log: log.clone(),
+            allowance: None,
         };
         handle.run(process).await.unwrap();
         events.recv().await.unwrap();

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fed_sandbox::{
-    Event, Events, ExitStatus, Handle, ProcessId, ProcessSpec, SandboxSpec, TunSpec, spawn,
+    Event, Events, Excess, ExitStatus, Handle, ProcessId, ProcessSpec, SandboxSpec, TunSpec, spawn,
 };
 
 use crate::caller::Caller;
 
 pub(crate) const TUN: &str = "fedtest0";
 pub(crate) const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfd12, 0x3456, 0x789a, 1, 0, 0, 0, 1);
+pub(crate) const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
 pub(crate) const ELSEWHERE: Ipv6Addr = Ipv6Addr::new(0xfd12, 0x3456, 0x789a, 2, 0, 0, 0, 1);
 
 /// What a case that is to be killed says when it is time.
@@ -83,13 +84,20 @@ impl World {
             },
             read_only,
             scratch: self.scratch(),
+            quotas: None,
+            own_addresses: vec!["10.11.12.13".parse().unwrap(), OUTSIDE.into()],
             hosts: vec![(ELSEWHERE.into(), "elsewhere".into())],
         }
     }
 
     /// Makes a sandbox and lets an asynchronous case use it.
     pub(crate) fn live(&self, case: impl AsyncFnOnce(&mut Live)) {
-        let (tun, inner) = spawn(&self.spec()).unwrap().into_parts();
+        self.live_with(&self.spec(), case);
+    }
+
+    /// Makes this sandbox and lets an asynchronous case use it.
+    pub(crate) fn live_with(&self, spec: &SandboxSpec, case: impl AsyncFnOnce(&mut Live)) {
+        let (tun, inner) = spawn(spec).unwrap().into_parts();
         let pid = inner.pid();
         runtime().block_on(async {
             let (handle, events) = inner.start().unwrap();
@@ -100,6 +108,7 @@ impl World {
                 pid,
                 scratch: self.scratch(),
                 ended: BTreeMap::new(),
+                excesses: Vec::new(),
             };
             case(&mut live).await;
             live.handle.close().await;
@@ -123,6 +132,8 @@ pub(crate) struct Live {
     pub(crate) pid: u32,
     scratch: PathBuf,
     ended: BTreeMap<ProcessId, ExitStatus>,
+    /// What was too much so far.
+    pub(crate) excesses: Vec<Excess>,
 }
 
 impl Live {
@@ -133,6 +144,7 @@ impl Live {
             env: BTreeMap::from([("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())]),
             cwd: "/".into(),
             log: self.log(name),
+            allowance: None,
         }
     }
 
@@ -156,6 +168,7 @@ impl Live {
             }
             match self.events.recv().await {
                 Some(Event::Exited { id, status, .. }) => drop(self.ended.insert(id, status)),
+                Some(Event::Exceeded(excess)) => self.excesses.push(excess),
                 Some(Event::Closed) | None => panic!("the sandbox ended"),
             }
         }

@@ -2,11 +2,12 @@
 
 mod document;
 
+use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
-use fed_core::{PoolName, PoolOffer, SiteName};
+use fed_core::{Destination, PoolName, PoolOffer, SiteName};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -21,6 +22,14 @@ const MAX_DEFAULT_THREADS: u32 = 8;
 const MEMORY_SHARE: f64 = 0.8;
 /// The port that agents listen on, unless agent.toml says otherwise.
 pub(super) const DEFAULT_PORT: u16 = 4788;
+
+/// Processes and threads that one worker may have by default: many times what the libraries of
+/// scientists start on large hosts, and little for a host.
+const DEFAULT_PROCESSES: NonZero<u32> = NonZero::new(1024).expect("1024 is not 0");
+/// Fewest processes and threads of a worker: a nanny, a worker, their threads and a few more.
+const MIN_PROCESSES: u32 = 64;
+/// Smallest scratch folder, in bytes: logs, fed's package and what Python itself writes.
+const MIN_SCRATCH_BYTES: u64 = 64 << 20;
 
 /// The configuration of an agent.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -48,6 +57,15 @@ pub struct AgentConfig {
     /// Further files and folders that workers may read, such as a software tree.
     #[serde(default)]
     pub read_only: Vec<PathBuf>,
+    /// Hosts and ports of the site's network that workers may connect to, each a [`Destination`].
+    #[serde(default)]
+    pub reach: Vec<String>,
+    /// Processes and threads that one worker may have, with all that its tasks start.
+    #[serde(default = "default_processes")]
+    pub processes: NonZero<u32>,
+    /// What the scratch folder of one federation may hold, e.g. `"100 GiB"`.
+    #[serde(default)]
+    pub scratch: Option<ByteSize>,
     /// The pools. Without one, a pool of the site's name with no data roots.
     #[serde(default, rename = "pool")]
     pub pools: Vec<PoolConfig>,
@@ -84,6 +102,10 @@ pub struct PoolConfig {
 
 fn default_listen() -> String {
     format!("[::]:{DEFAULT_PORT}")
+}
+
+fn default_processes() -> NonZero<u32> {
+    DEFAULT_PROCESSES
 }
 
 fn default_python() -> String {
@@ -194,6 +216,34 @@ impl AgentConfig {
                 format!("{} is not absolute", relative.display()),
             );
         }
+        if self.processes.get() < MIN_PROCESSES {
+            return top(
+                "processes",
+                format!(
+                    "{} are too few for a worker; it needs {MIN_PROCESSES}",
+                    self.processes
+                ),
+            );
+        }
+        if let Some(scratch) = self
+            .scratch
+            .filter(|size| size.as_u64() < MIN_SCRATCH_BYTES)
+        {
+            return top(
+                "scratch",
+                format!("{scratch} is too little; logs alone need \"64 MiB\""),
+            );
+        }
+        let mut reach = BTreeSet::new();
+        for (index, text) in self.reach.iter().enumerate() {
+            let problem = match text.parse::<Destination>() {
+                Ok(destination) if reach.insert(destination.clone()) => continue,
+                Ok(destination) => format!("{destination} is named twice"),
+                Err(error) => error.to_string(),
+            };
+            let place = vec![At::Key("reach"), At::Index(index)];
+            return Some((place, format!("reach: {problem}")));
+        }
         let pools = self.pools.iter().enumerate();
         let mistakes = pools.filter_map(|(index, pool)| {
             let earlier = &self.pools[..index];
@@ -301,6 +351,14 @@ impl AgentConfig {
             threads: None,
             memory: None,
         }]
+    }
+
+    /// The hosts that workers may connect to.
+    pub fn destinations(&self) -> Vec<Destination> {
+        let parsed = self.reach.iter().map(|text| text.parse());
+        parsed
+            .collect::<Result<_, _>>()
+            .expect("the file was checked when it was read")
     }
 
     /// Folders of all pools, which workers may read.

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fed_core::{
-    FederationId, FederationName, Member, MemberId, Peer, PoolName, PoolOffer, SiteName,
+    Destination, FederationId, FederationName, Member, MemberId, Peer, PoolName, PoolOffer,
+    SiteName,
 };
 use fed_rpc::status::{Reason, Refusal};
+use fed_sandbox::Quotas;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
@@ -65,6 +67,12 @@ pub(super) struct Host {
     pub(super) pools: Vec<PoolOffer>,
     /// What workers may read: system, interpreter and data.
     pub(super) read_only: Vec<PathBuf>,
+    /// What workers may connect to outside the mesh.
+    pub(super) reach: Vec<Destination>,
+    /// Processes and threads that a worker may have.
+    pub(super) processes: u32,
+    /// What the workers of one federation may use together.
+    pub(super) quotas: Quotas,
 }
 
 /// What happens in a federation, for its watchers.

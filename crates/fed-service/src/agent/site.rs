@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fed_core::SiteName;
+use fed_core::{PoolOffer, SiteName};
+use fed_sandbox::Quotas;
+use nix::sys::statvfs::statvfs;
 
 use super::config::AgentConfig;
 use super::federation::Host;
@@ -11,6 +13,12 @@ use super::policy::{Allowance, Limits, Policy};
 use super::roster::Operator;
 use super::serve::AgentError;
 use crate::python::{Inspection, Interpreter, exposed, readable};
+
+/// Which part of the free space the scratch folder of one federation may take by default: one of
+/// so many.
+const SCRATCH_SHARE: u64 = 4;
+/// Most processes and threads of one federation: each takes some kilobytes of the kernel's memory.
+const MOST_PROCESSES: u32 = 32_768;
 
 /// What is made anew when agent.toml is read again. A federation keeps what it began with, except
 /// for the limits.
@@ -110,12 +118,38 @@ fn host(
         });
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let pools = config.offers(u32::try_from(cores).unwrap_or(u32::MAX), memory_bytes());
     Ok(Host {
         site: config.name.clone(),
         program: std::env::current_exe().map_err(AgentError::System)?,
         interpreter: interpreter.resolved(inspection),
-        pools: config.offers(u32::try_from(cores).unwrap_or(u32::MAX), memory_bytes()),
+        quotas: quotas(config, &pools)?,
+        processes: config.processes.get(),
+        pools,
         read_only,
+        reach: config.destinations(),
+    })
+}
+
+/// What the workers of one federation may use together.
+fn quotas(config: &AgentConfig, pools: &[PoolOffer]) -> Result<Quotas, AgentError> {
+    let workers = pools.iter().map(|pool| u64::from(pool.max_workers));
+    let processes = workers.sum::<u64>() * u64::from(config.processes.get());
+    let scratch_bytes = match config.scratch {
+        Some(size) => size.as_u64(),
+        None => {
+            // `fed agent init` asks before it makes the folder.
+            let mut folders = config.state.ancestors();
+            let status = folders.find_map(|folder| statvfs(folder).ok());
+            let status = status.ok_or(AgentError::System(std::io::ErrorKind::NotFound.into()))?;
+            status.blocks_available() * status.fragment_size() / SCRATCH_SHARE
+        }
+    };
+    let memory = pools.iter().map(|pool| pool.memory_bytes);
+    Ok(Quotas {
+        processes: u32::try_from(processes).map_or(MOST_PROCESSES, |all| all.min(MOST_PROCESSES)),
+        shared_memory_bytes: memory.max().unwrap_or_default(),
+        scratch_bytes,
     })
 }
 

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use fed_core::{MemberId, PoolName, PoolOffer, SiteName};
+use fed_sandbox::Allowance;
 
 use crate::node::{NodeFolder, ProcessRequest};
 use crate::python::{self, Interpreter};
+
+/// What a worker may hold beyond its memory limit, in bytes: its nanny, and the little that Dask
+/// needs to see to its own limit, which it does by ending the worker at 95 % of it.
+const HEADROOM_BYTES: u64 = 512 << 20;
 
 /// Everything that is the same for all workers of a federation at this site.
 #[derive(Clone, Debug)]
@@ -17,6 +22,8 @@ pub(super) struct WorkerKit {
     pub(super) folder: NodeFolder,
     pub(super) scheduler: String,
     pub(super) all_pools: Vec<String>,
+    /// Processes and threads that a worker may have.
+    pub(super) processes: u32,
 }
 
 /// The name of the `number`th worker of a site.
@@ -52,6 +59,10 @@ impl WorkerKit {
             name: name.to_owned(),
             argv: self.interpreter.command(&arguments),
             env: self.environment(&pool.name),
+            allowance: Some(Allowance {
+                memory_bytes: pool.memory_bytes.saturating_add(HEADROOM_BYTES),
+                processes: self.processes,
+            }),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use fed_core::Destination;
 use thiserror::Error;
 
 use crate::state::StateError;
@@ -30,6 +31,14 @@ pub enum RunError {
     /// No sandbox.
     #[error(transparent)]
     Sandbox(#[from] fed_sandbox::SpawnError),
+    /// A destination of `reach` could not be given its place inside.
+    #[error("cannot listen inside the sandbox for {destination} (`reach` in agent.toml): {source}")]
+    Reach {
+        /// The destination.
+        destination: Destination,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The runtime, a signal handler or a descriptor.
     #[error("cannot start the node: {0}")]
     System(#[source] io::Error),

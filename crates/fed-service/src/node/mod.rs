@@ -11,6 +11,8 @@ mod gate;
 pub(crate) mod log;
 mod mesh;
 mod protocol;
+mod reach;
+mod scratch;
 mod serve;
 mod spec;
 mod tasks;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use fed_core::Peer;
+use fed_sandbox::Allowance;
 use serde::{Deserialize, Serialize};
 
 /// A node's first line on its standard output, when it is ready.
@@ -31,6 +32,9 @@ pub struct ProcessRequest {
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: BTreeMap<String, String>,
+    /// What it may use with all that it starts.
+    #[serde(default)]
+    pub allowance: Option<Allowance>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -129,7 +133,7 @@ pub enum NodeEvent {
     Exited {
         /// Its name.
         name: String,
-        /// How, e.g. `exit code 1`.
+        /// How, e.g. `exit code 1`, or why it was ended.
         status: String,
         /// True if it exited with code 0.
         #[serde(default)]

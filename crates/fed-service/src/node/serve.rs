@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use fed_core::Leases;
-use fed_sandbox::{Event, Events, Handle, Inner};
+use fed_sandbox::{Event, Events, Excess, Handle, Inner, Resources};
 use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,8 @@ use super::failure::RunError;
 use super::gate;
 use super::mesh::{self, Mesh};
 use super::protocol::{NodeEvent, Ready, Reply, Report, Request};
+use super::reach::Reach;
+use super::scratch;
 use super::spec::{NodeFolder, NodeSpec};
 use super::tasks::Tasks;
 use crate::control::{self, Writer};
@@ -68,7 +70,7 @@ pub fn run(folder: &NodeFolder, ready: impl FnOnce(&Ready)) -> Result<(), RunErr
         let mesh = Mesh::start(spec.federation, &spec.members, tun, udp)
             .await
             .map_err(RunError::System)?;
-        let node = Node::start(spec, folder.clone(), mesh, inner)?;
+        let node = Node::start(spec, folder.clone(), mesh, inner).await?;
         ready(node.mesh.ready());
         node.live(parent).await
     });
@@ -89,19 +91,21 @@ struct Node {
     sandbox_events: Events,
     tasks: Tasks,
     gateway: Option<Gateway>,
+    reach: Reach,
     events: broadcast::Sender<NodeEvent>,
     questions: mpsc::Receiver<Question>,
     deadline: Option<Instant>,
 }
 
 impl Node {
-    fn start(
+    async fn start(
         spec: NodeSpec,
         folder: NodeFolder,
         mesh: Mesh,
         inner: Inner,
     ) -> Result<Self, RunError> {
         let (sandbox, sandbox_events) = inner.start().map_err(RunError::System)?;
+        let reach = Reach::open(&sandbox, &spec.reach).await?;
         let listener = control::bind(&folder.socket()).map_err(|source| RunError::Control {
             path: folder.socket(),
             source,
@@ -119,6 +123,7 @@ impl Node {
             sandbox_events,
             tasks,
             gateway: None,
+            reach,
             events,
             questions,
             deadline,
@@ -154,6 +159,7 @@ impl Node {
                         // Nobody need be watching.
                         let _ = self.events.send(event);
                     }
+                    Some(Event::Exceeded(excess)) => self.end_excess(excess).await,
                     Some(Event::Closed) | None => {
                         self.mesh.stop().await;
                         return Err(RunError::SandboxDied);
@@ -176,6 +182,30 @@ impl Node {
         }
         self.end("ending").await;
         Ok(())
+    }
+
+    /// Sees to it that an excess ends. Processes that used too much are being killed already; who
+    /// filled the scratch folder is not known, so all end, and what they wrote goes.
+    async fn end_excess(&mut self, excess: Excess) {
+        match &excess.resource {
+            Resources::Memory | Resources::Processes if excess.process.is_none() => {
+                warn!(limit = %excess, "processes that no worker owns are killed");
+            }
+            Resources::Memory | Resources::Processes => self.tasks.condemn(&excess),
+            Resources::Scratch { .. } | Resources::Files | Resources::Hidden { .. } => {
+                self.tasks.condemn(&excess);
+                if let Err(error) = self.sandbox.kill_all().await {
+                    warn!(%error, "the processes inside could not be killed");
+                }
+                let (folder, shown) = (self.folder.clone(), self.spec.read_only.clone());
+                let emptying = move || scratch::empty(&folder, &shown);
+                let emptied = tokio::task::spawn_blocking(emptying).await;
+                match emptied.expect("emptying a folder does not panic") {
+                    Ok(()) => info!("the scratch folder is empty again"),
+                    Err(error) => warn!(%error, "the scratch folder could not be emptied"),
+                }
+            }
+        }
     }
 
     async fn answer(&mut self, request: Request) -> Reply {
@@ -238,6 +268,7 @@ impl Node {
                     Some(Event::Exited { id, name, status }) => {
                         self.tasks.ended(id, name, status);
                     }
+                    Some(Event::Exceeded(_)) => {}
                     Some(Event::Closed) | None => break,
                 }
             }
@@ -248,6 +279,8 @@ impl Node {
         {
             warn!(folder = %self.folder.path().display(), "processes that did not end are killed");
         }
+        // Its sockets would keep the sandbox's network in being.
+        self.reach.close().await;
         self.sandbox.close().await;
     }
 }

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fed_core::{FederationId, FederationName, Member, MemberId};
+use fed_core::{Destination, FederationId, FederationName, Member, MemberId};
 use fed_mesh::MTU_MAX;
-use fed_sandbox::{SandboxSpec, TunSpec};
+use fed_sandbox::{Quotas, SandboxSpec, TunSpec};
 use serde::{Deserialize, Serialize};
+
+use super::reach;
 
 /// What a node needs to know to start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,6 +27,12 @@ pub struct NodeSpec {
     pub lease: Option<Duration>,
     /// What the processes inside may read.
     pub read_only: Vec<PathBuf>,
+    /// Hosts outside that the processes inside may connect to.
+    #[serde(default)]
+    pub reach: Vec<Destination>,
+    /// What the processes inside may use together.
+    #[serde(default)]
+    pub quotas: Option<Quotas>,
 }
 
 impl NodeSpec {
@@ -37,6 +45,8 @@ impl NodeSpec {
             .members
             .iter()
             .filter(|member| member.id != self.member);
+        let others = others.map(|member| (address(member.id), name(member)));
+        let doors = reach::doors(&self.reach);
         SandboxSpec {
             hostname: own.map_or_else(|| "fed".to_owned(), name),
             tun: TunSpec {
@@ -47,9 +57,9 @@ impl NodeSpec {
             },
             read_only: self.read_only.clone(),
             scratch: folder.scratch(),
-            hosts: others
-                .map(|member| (address(member.id), name(member)))
-                .collect(),
+            quotas: self.quotas,
+            own_addresses: reach::own_addresses(&doors),
+            hosts: others.chain(reach::hosts(&doors)).collect(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fed_core::Leases;
-use fed_sandbox::{ExitStatus, Handle, ProcessId, ProcessSpec};
+use fed_sandbox::{Excess, ExitStatus, Handle, ProcessId, ProcessSpec};
 use nix::sys::signal::Signal;
 use tracing::{info, warn};
 
@@ -18,6 +18,8 @@ pub(super) struct Tasks {
     sandbox: Handle,
     running: BTreeMap<String, ProcessId>,
     asked: BTreeSet<ProcessId>,
+    /// Why processes are being killed that used too much.
+    condemned: BTreeMap<ProcessId, String>,
 }
 
 impl Tasks {
@@ -27,6 +29,7 @@ impl Tasks {
             sandbox,
             running: BTreeMap::new(),
             asked: BTreeSet::new(),
+            condemned: BTreeMap::new(),
         }
     }
 
@@ -46,6 +49,7 @@ impl Tasks {
             name: request.name.clone(),
             argv: request.argv,
             env: request.env,
+            allowance: request.allowance,
         };
         let id = self
             .sandbox
@@ -60,6 +64,7 @@ impl Tasks {
     /// Notes the end of a process; returns what to tell.
     pub(super) fn ended(&mut self, id: ProcessId, name: String, status: ExitStatus) -> NodeEvent {
         let asked = self.asked.remove(&id);
+        let why = self.condemned.remove(&id);
         if self.running.get(&name) == Some(&id) {
             self.running.remove(&name);
         }
@@ -70,9 +75,21 @@ impl Tasks {
         }
         NodeEvent::Exited {
             name,
-            status: status.to_string(),
+            status: why.map_or_else(|| status.to_string(), |why| format!("killed: {why}")),
             success: status == ExitStatus::Code(0),
             asked,
+        }
+    }
+
+    /// Notes why processes are being killed: the one whose excess it is, all where it is nobody's.
+    pub(super) fn condemn(&mut self, excess: &Excess) {
+        let processes = self.running.iter().filter(|(_, id)| match excess.process {
+            Some(process) => process == **id,
+            None => true,
+        });
+        for (name, id) in processes {
+            warn!(process = name, limit = %excess, "it is killed, because it used too much");
+            self.condemned.insert(*id, excess.to_string());
         }
     }
 

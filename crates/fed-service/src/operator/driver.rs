@@ -194,6 +194,8 @@ impl Driver {
             members: plan.members(),
             lease: None,
             read_only: self.readable.to_vec(),
+            reach: Vec::new(),
+            quotas: None,
         };
         let (ready, supervision) = node::spawn(&self.program, &folder, &spec)
             .await

@@ -62,6 +62,7 @@ pub(super) fn process(
         plan.leases.pool().as_secs_f64().to_string(),
     );
     ProcessRequest {
+        allowance: None,
         name: "scheduler".to_owned(),
         argv: interpreter.command(&arguments),
         env,

@@ -72,6 +72,8 @@ fn main() -> Result<()> {
         },
         read_only: vec!["/usr".into()],
         scratch: arguments.scratch.clone(),
+        own_addresses: Vec::new(),
+        quotas: None,
         hosts: Vec::new(),
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -98,6 +98,29 @@ fn mistakes_are_told_with_line_key_and_what_is_right() {
         ),
         ("[[operator]]\nname = \"a\"\ncores = -1", "operator"),
         ("read_only = [\"opt\"]", "3: read_only: opt is not absolute"),
+        (
+            "reach = [\n  \"a.site:1\",\n  \"https://store.site/b\",\n]",
+            "5: reach: \"https://store.site/b\" is a URL, not host:port; write \"store.site:443\"",
+        ),
+        (
+            "reach = [\"store.site\"]",
+            "3: reach: \"store.site\" has no port; write \"store.site:443\"",
+        ),
+        (
+            "reach = [\"a.site:1\",\n  \"A.site:1\"]",
+            "4: reach: a.site:1 is named twice",
+        ),
+        ("processes = 10", "3: processes: 10 are too few"),
+        ("scratch = \"1 MiB\"", "3: scratch: 1.0 MiB is too little"),
+        ("scratch = \"10 Gux\"", "3: scratch: "),
+        (
+            "proceses = 100",
+            "3: proceses: there is no such key (did you mean processes?)",
+        ),
+        (
+            "raech = [\"a.site:1\"]",
+            "3: raech: there is no such key (did you mean reach?)",
+        ),
     ] {
         let error = parse(&format!("{SMALL}{text}\n")).unwrap_err();
         assert!(error.contains(expected), "{text:?}: {error:?}");

@@ -88,6 +88,7 @@ impl Task {
             folder: self.node.clone(),
             scheduler,
             all_pools: self.record.all_pools.clone(),
+            processes: self.host.processes,
         })
     }
 

@@ -218,6 +218,8 @@ impl Task {
             members: self.record.members.clone(),
             lease: Some(self.record.lease),
             read_only: self.host.read_only.clone(),
+            reach: self.host.reach.clone(),
+            quotas: Some(self.host.quotas),
         };
         let spawned = node::spawn(&self.host.program, &self.node, &spec).await;
         let (ready, mut supervision) =

@@ -1,0 +1,268 @@
+//! The hosts outside that the processes of a sandbox may connect to: listeners inside, which stand
+//! for them, and connections that this process makes outside on their behalf.
+//!
+//! Nothing that comes from inside chooses where a connection goes: each listener has one
+//! destination, which the site's configuration names.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use fed_core::Destination;
+use fed_sandbox::Handle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::failure::RunError;
+
+/// First of the addresses inside that stand for hosts with a name. A resolver that is asked for
+/// the families that a host has (`AI_ADDRCONFIG`) leaves out IPv4 in a sandbox, which has no more
+/// of it than the loopback; some programs know nothing but IPv4.
+const FIRST: (Ipv6Addr, Ipv4Addr) = (
+    Ipv6Addr::new(0xfdfe, 0xd077, 0, 0, 0, 0, 0, 1),
+    Ipv4Addr::new(127, 77, 0, 1),
+);
+/// How long a host outside may take to accept, its name's look-up included.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Most connections to one destination at a time; more wait to be accepted.
+const MOST: usize = 1024;
+/// Bytes held per connection and direction: chunks of arrays pass here.
+const BUFFER: usize = 64 * 1024;
+/// A destination's failures are told once in this time, with their number.
+const QUIET: Duration = Duration::from_secs(10);
+/// After how long a listener that could not accept is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Where a destination is found inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Door {
+    destination: Destination,
+    inside: Vec<IpAddr>,
+}
+
+/// Gives every destination its place inside: the host's own address where the site names it by
+/// one, else two of the sandbox's, for each name; and the same port.
+pub(super) fn doors(destinations: &[Destination]) -> Vec<Door> {
+    let mut names: Vec<&str> = Vec::new();
+    destinations
+        .iter()
+        .map(|destination| {
+            let host = destination.host();
+            let inside = match destination.address() {
+                Some(address) => vec![address],
+                None => {
+                    let known = names.iter().position(|name| *name == host);
+                    let index = known.unwrap_or_else(|| {
+                        names.push(host);
+                        names.len() - 1
+                    });
+                    let index = u32::try_from(index).expect("a file names few hosts");
+                    let (v6, v4) = FIRST;
+                    vec![
+                        Ipv6Addr::from_bits(v6.to_bits() + u128::from(index)).into(),
+                        Ipv4Addr::from_bits(v4.to_bits() + index).into(),
+                    ]
+                }
+            };
+            Door {
+                destination: destination.clone(),
+                inside,
+            }
+        })
+        .collect()
+}
+
+/// The addresses that the sandbox must have for these, besides its loopback's.
+pub(super) fn own_addresses(doors: &[Door]) -> Vec<IpAddr> {
+    let inside = doors.iter().flat_map(|door| &door.inside);
+    let own: BTreeSet<IpAddr> = inside
+        .filter(|address| !address.is_loopback())
+        .copied()
+        .collect();
+    own.into_iter().collect()
+}
+
+/// The lines of the sandbox's hosts file that lead to these.
+pub(super) fn hosts(doors: &[Door]) -> Vec<(IpAddr, String)> {
+    let named = doors
+        .iter()
+        .filter(|door| door.destination.address().is_none());
+    let lines = named.flat_map(|door| {
+        let line = |address: &IpAddr| (*address, door.destination.host().to_owned());
+        door.inside.iter().map(line)
+    });
+    let lines: BTreeSet<(IpAddr, String)> = lines.collect();
+    lines.into_iter().collect()
+}
+
+/// The open doors of a sandbox. Dropping it closes them and ends all connections.
+#[derive(Debug)]
+pub(super) struct Reach {
+    doors: JoinSet<()>,
+}
+
+impl Reach {
+    /// Listens inside for every destination.
+    ///
+    /// # Errors
+    /// [`RunError::Reach`], with the destination.
+    pub(super) async fn open(
+        sandbox: &Handle,
+        destinations: &[Destination],
+    ) -> Result<Self, RunError> {
+        let mut open = JoinSet::new();
+        for Door {
+            destination,
+            inside,
+        } in doors(destinations)
+        {
+            for address in inside {
+                let inside = SocketAddr::new(address, destination.port());
+                let listening = sandbox.listen(inside).await;
+                let listener = listening.map_err(|source| RunError::Reach {
+                    destination: destination.clone(),
+                    source,
+                })?;
+                info!(%destination, %inside, "processes inside may connect");
+                open.spawn(serve(destination.clone(), listener));
+            }
+        }
+        Ok(Self { doors: open })
+    }
+
+    /// Closes the doors, and returns when no socket is left of them.
+    pub(super) async fn close(&mut self) {
+        self.doors.shutdown().await;
+    }
+}
+
+/// Carries what arrives at one door, until it is dropped.
+async fn serve(destination: Destination, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    let mut complaints = Complaints::default();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MOST => match accepted {
+                Ok((inside, _)) => drop(connections.spawn(carry(inside, destination.clone()))),
+                Err(error) => {
+                    complaints.note(&destination, &error);
+                    tokio::time::sleep(RETRY).await;
+                }
+            },
+            Some(ended) = connections.join_next() => {
+                if let Ok(Err(error)) = ended {
+                    complaints.note(&destination, &error);
+                }
+            }
+        }
+    }
+}
+
+/// Connects to the destination, and copies both ways until both ends have said all.
+///
+/// # Errors
+/// When the destination cannot be reached; whoever asked has then been told by a reset.
+async fn carry(mut inside: TcpStream, destination: Destination) -> io::Result<()> {
+    let mut outside = match dial(&destination).await {
+        Ok(outside) => outside,
+        Err(error) => {
+            // An orderly end would look like an empty answer.
+            let _ = inside.set_zero_linger();
+            return Err(error);
+        }
+    };
+    // Requests are answered one by one: small ones must not wait for more.
+    let _ = (inside.set_nodelay(true), outside.set_nodelay(true));
+    let copied =
+        tokio::io::copy_bidirectional_with_sizes(&mut inside, &mut outside, BUFFER, BUFFER).await;
+    if let Err(error) = copied {
+        tracing::debug!(%destination, %error, "a connection was cut off");
+        let _ = (inside.set_zero_linger(), outside.set_zero_linger());
+    }
+    Ok(())
+}
+
+async fn dial(destination: &Destination) -> io::Result<TcpStream> {
+    let connecting = TcpStream::connect((destination.host(), destination.port()));
+    match tokio::time::timeout(PATIENCE, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            let message = format!("no answer within {} s", PATIENCE.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        }
+    }
+}
+
+/// Keeps what processes inside can provoke from filling the log.
+#[derive(Debug, Default)]
+struct Complaints {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Complaints {
+    fn note(&mut self, destination: &Destination, error: &io::Error) {
+        if self.told.is_some_and(|told| told.elapsed() < QUIET) {
+            self.untold += 1;
+            return;
+        }
+        let before = std::mem::take(&mut self.untold);
+        warn!(
+            %destination, %error, before,
+            "cannot reach what `reach` in agent.toml names; workers' connections are reset"
+        );
+        self.told = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_one_place_and_addresses_stay() {
+        let texts = [
+            "a.site:1",
+            "10.0.0.1:2",
+            "b.site:1",
+            "a.site:3",
+            "[fd00::5]:4",
+        ];
+        let destinations: Vec<Destination> =
+            texts.iter().map(|text| text.parse().unwrap()).collect();
+        let doors = doors(&destinations);
+        let text = |addresses: &[IpAddr]| {
+            let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            texts.join(" ")
+        };
+        let inside: Vec<String> = doors.iter().map(|door| text(&door.inside)).collect();
+        assert_eq!(
+            inside,
+            [
+                "fdfe:d077::1 127.77.0.1",
+                "10.0.0.1",
+                "fdfe:d077::2 127.77.0.2",
+                "fdfe:d077::1 127.77.0.1",
+                "fd00::5"
+            ]
+        );
+        let own = text(&own_addresses(&doors));
+        assert_eq!(own, "10.0.0.1 fd00::5 fdfe:d077::1 fdfe:d077::2");
+        let hosts: Vec<String> = hosts(&doors)
+            .iter()
+            .map(|(address, name)| format!("{address} {name}"))
+            .collect();
+        assert_eq!(
+            hosts,
+            [
+                "127.77.0.1 a.site",
+                "127.77.0.2 b.site",
+                "fdfe:d077::1 a.site",
+                "fdfe:d077::2 b.site"
+            ]
+        );
+    }
+}
