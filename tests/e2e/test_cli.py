@@ -33,7 +33,9 @@ def test_status_as_json(federation: World) -> None:
         for peer in member["peers"]:
             assert peer["handshake_seconds_ago"] is not None
             assert peer["received_bytes"] > 0
-            assert peer["received_packets"] > 0
+            # Two sites have nothing to say to each other yet; the scheduler has.
+            if "operator" in (member["name"], peer["name"]):
+                assert peer["received_packets"] > 0
             assert peer["handshakes"] >= 1
             assert peer["relay"] is None
             # Ethernet, less WireGuard over UDP and IPv6 or IPv4.
