@@ -153,6 +153,10 @@ def main() -> int:
     table = []
     for row in rows(chosen, with_stock=not given.fed_only):
         table.append(row)
+        if given.output:
+            # At once: what was measured is kept when a later workload fails.
+            given.output.parent.mkdir(parents=True, exist_ok=True)
+            given.output.write_text(json.dumps({"workloads": table}, indent=1) + "\n")
         sizes = " ".join(f"{(row[f'{name}_bytes'] or 0) / 1e6:10.2f}" for name in COLUMNS)
         ratios = (
             row["fed_bytes"] / max(row["minimum_bytes"], 1),
@@ -162,9 +166,6 @@ def main() -> int:
         print(f"{row['name']:24} {sizes} {numbers}  {row['correct']}", flush=True)
     ratios = (mean(table, "fed_bytes", "minimum_bytes"), mean(table, "mesh_bytes", "fed_bytes"))
     print(f"{'geometric mean':24} {'':54} {ratios[0]:8.3f} {ratios[1]:8.3f}")
-    if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps({"workloads": table}, indent=1) + "\n")
     problems = judge(table)
     for problem in problems:
         print(problem, file=sys.stderr)
