@@ -1,8 +1,8 @@
 """The workloads of the placement benchmark: expressions over data of two or three pools.
 
 Each is written once, over an opener, so that it can be built lazily (sources pinned, or annotated
-as one did in 2022) and eagerly with plain xarray and pandas. Sizes are such that at least 10 MB
-have to cross between pools.
+as one did in 2022) and eagerly with plain xarray and pandas. Sizes are such that 20 MB and
+more have to cross between pools.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ class Eager(Source):
         return pd.concat(made)
 
 
-FIELD = {"height": 20, "latitude": 256, "longitude": 512}
+FIELD = {"height": 20, "latitude": 256, "longitude": 1536}
 ENSEMBLE = {"realization": 8, **FIELD}
 ENSEMBLE_CHUNKS = {"realization": 2, "height": 5, "latitude": 128}
 FIELD_CHUNKS = {"height": 5, "latitude": 128}
-SERIES = {"time": 60, "latitude": 440, "longitude": 512}
+SERIES = {"time": 60, "latitude": 440, "longitude": 1536}
 SERIES_CHUNKS = {"time": 10, "latitude": 110}
 NORTH, SOUTH, WEST = POOLS
 
@@ -129,8 +129,8 @@ def ensemble_rmse(source: Source) -> Any:
 
 
 def zonal_mean_difference(source: Source) -> Any:
-    sizes = {"time": 5200, "latitude": 512, "longitude": 8}
-    chunks = {"time": 650, "latitude": 256}
+    sizes = {"time": 5200, "latitude": 1536, "longitude": 8}
+    chunks = {"time": 650, "latitude": 768}
     north, south = (source.array(pool, sizes, chunks) for pool in (NORTH, SOUTH))
     return north.mean("longitude") - south.mean("longitude")
 
@@ -163,13 +163,13 @@ def concat_rechunk_std(source: Source) -> Any:
 
 def tensordot(source: Source) -> Any:
     north = source.array(NORTH, {"i": 6000, "k": 1024}, {"i": 1000, "k": 512}, "float64")
-    south = source.array(SOUTH, {"k": 1024, "j": 1400}, {"k": 512, "j": 700}, "float64")
+    south = source.array(SOUTH, {"k": 1024, "j": 4200}, {"k": 512, "j": 2100}, "float64")
     return xr.dot(north, south)
 
 
 def svd_projection(source: Source) -> Any:
-    north = source.array(NORTH, {"i": 6000, "k": 1200}, {"i": 1500}, "float64")
-    south = source.array(SOUTH, {"j": 6000, "k": 1200}, {"j": 1500}, "float64")
+    north = source.array(NORTH, {"i": 6000, "k": 1600}, {"i": 1500}, "float64")
+    south = source.array(SOUTH, {"j": 6000, "k": 1600}, {"j": 1500}, "float64")
     if north.chunks is None:
         vectors = np.linalg.svd(north.data, full_matrices=False)[2]
     else:
@@ -189,19 +189,19 @@ def three_sites_maximum(source: Source) -> Any:
 
 
 def dataframe_join(source: Source) -> Any:
-    north = source.frame(NORTH, 3_000_000, 8)
-    south = source.frame(SOUTH, 1_200_000, 8)
+    north = source.frame(NORTH, 6_000_000, 8)
+    south = source.frame(SOUTH, 2_400_000, 8)
     joined = north.merge(south, on="k")
     return (joined[NORTH] * joined[SOUTH]).sum()
 
 
 def rechunk_peer_to_peer(source: Source) -> Any:
-    sizes = {"i": 2400, "j": 1600}
+    sizes = {"i": 2400, "j": 3200}
     north = source.array(NORTH, sizes, {"i": 150}, "float64")
-    south = source.array(SOUTH, {"i": 1200, "j": 1600}, {"i": 150}, "float64")
+    south = source.array(SOUTH, {"i": 1200, "j": 3200}, {"i": 150}, "float64")
     joined = xr.concat([north, south], "i")
     if joined.chunks is not None:
-        joined = joined.chunk(i=-1, j=200)
+        joined = joined.chunk(i=-1, j=400)
     return joined.median("i")
 
 
@@ -218,11 +218,11 @@ def apply_ufunc(source: Source) -> Any:
 
 
 def rolling_mean(source: Source) -> Any:
-    south = source.array(SOUTH, {"latitude": 2640, "longitude": 1024}, {"latitude": 660})
+    south = source.array(SOUTH, {"latitude": 2640, "longitude": 2048}, {"latitude": 660})
     north = source.array(
         NORTH,
-        {"time": 40, "latitude": 2640, "longitude": 1024},
-        {"time": 10, "latitude": 660},
+        {"time": 20, "latitude": 2640, "longitude": 2048},
+        {"time": 5, "latitude": 660},
     )
     return (north.rolling(time=4).mean() - south).max("time")
 
@@ -240,7 +240,7 @@ def _second_difference(block: Any) -> Any:
 
 
 def stencil(source: Source) -> Any:
-    sizes = {"time": 320, "latitude": 16, "longitude": 4096}
+    sizes = {"time": 320, "latitude": 16, "longitude": 12288}
     chunks = {"time": 80, "latitude": 4}
     joined = xr.concat([source.array(pool, sizes, chunks) for pool in (NORTH, SOUTH)], "latitude")
     if joined.chunks is None:
