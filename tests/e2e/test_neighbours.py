@@ -323,17 +323,21 @@ def test_another_user_of_the_operators_host_gets_nothing(shared: World, program:
 def test_an_ordinary_users_agent_keeps_its_files_with_the_user(shared: World, program: str) -> None:
     """Without privilege and options, configuration and state lie in the user's own folders."""
     home = "/var/tmp/home"
+    config = f"{home}/.config/fed/agent.toml"
     init = f"mkdir -p {home} && HOME={home} {program} agent init --name lab --address lab:4788"
-    # The host may not let this user open the device; the file is written before that is tried.
+    # The host may not let this user open the device; nothing is written where a check fails.
     tried = as_stranger(shared, "sh", "-ec", f"{init} --python /nonexistent")
     assert tried.returncode == 7, tried.stderr
-    assert f"wrote {home}/.config/fed/agent.toml" in tried.stderr
-    config = as_stranger(shared, "cat", f"{home}/.config/fed/agent.toml").stdout
-    assert f'state = "{home}/.local/state/fed/agent"' in config
-    wrong = f"echo wokers = 1 >> {home}/.config/fed/agent.toml; HOME={home} {program} agent invite"
+    assert as_stranger(shared, "ls", config).returncode != 0
+    written = f'mkdir -p {home}/.config/fed && printf \'name = "lab"\naddress = "lab:4788"\n\''
+    listed = f"HOME={home} {program} agent operators"
+    told = as_stranger(shared, "sh", "-ec", f"{written} > {config}; {listed}")
+    assert told.returncode == 0, told.stderr
+    assert as_stranger(shared, "ls", f"{home}/.local/state/fed/agent").returncode == 0
+    wrong = f"echo wokers = 1 >> {config}; HOME={home} {program} agent invite"
     told = as_stranger(shared, "sh", "-c", wrong)
     assert told.returncode == 2
-    assert f"{home}/.config/fed/agent.toml:11: pool.wokers: there is no such key" in told.stderr
+    assert f"{config}:3: wokers: there is no such key" in told.stderr
 
 
 def _secrets(world: World) -> list[str]:

@@ -75,6 +75,10 @@ def test_a_worker_that_is_killed_is_replaced(world: World) -> None:
         (nanny,) = world.pids("ecmwf", r"dask_worker.* --name ecmwf-1-0")
         os.kill(nanny, signal.SIGKILL)
         until(lambda: workers(world, "ecmwf") == ["ecmwf-1-1"], patience=BACK)
+        # It ends in good order then, but nobody has retired it.
+        (nanny,) = world.pids("ecmwf", r"dask_worker.* --name ecmwf-1-1")
+        os.kill(nanny, signal.SIGTERM)
+        until(lambda: workers(world, "ecmwf") == ["ecmwf-1-2"], patience=BACK)
         assert notebook(_answer_after, 0.1, "ecmwf") == "10"
     world.fed("down")
 

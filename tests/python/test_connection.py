@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import platform
 import socket
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import pytest
 import fed
 from fed import client as client_module
 from fed.federation import Federation, Pool, find, state_dir
+from fed.versions import check_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,3 +221,22 @@ def test_an_asynchronous_client_is_awaited(
             return int(await client.submit(int, "3"))
 
     assert asyncio.run(use()) == 3
+
+
+def test_a_client_with_other_software_is_refused(tmp_path: Path) -> None:
+    """Both versions are named, and what to do; a patch of Python is no other software."""
+    own = ".".join(platform.python_version_tuple()[:2])
+    rows = [
+        {"package": "python", "operator": f"{own}.99"},
+        {"package": "distributed", "operator": version("distributed")},
+        {"package": "xarray", "operator": "1.0"},
+    ]
+    with listening() as port:
+        describe(tmp_path, "same", port, versions={"rows": rows})
+        check_versions(find("same", tmp_path))
+        for package, there in [("distributed", "2024.1.0"), ("python", "3.7.1")]:
+            others = [{"package": package, "operator": there}]
+            describe(tmp_path, "other", port, versions={"rows": others})
+            with pytest.raises(fed.OtherVersionError, match=f"runs {package} {there[:3]}") as told:
+                fed.connect("other", state=tmp_path)
+            assert told.value.package == package

@@ -169,7 +169,14 @@ fn is_name(name: &str) -> bool {
         let mut bytes = label.bytes();
         !label.is_empty() && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
-    name.len() <= MAX_LEN && name.split('.').all(is_label)
+    // What ends in a number is an address in one of its old ways of writing, such as 127.1.
+    let is_number = |label: &str| {
+        let hexadecimal = label.strip_prefix("0x").unwrap_or("-");
+        label.bytes().all(|b| b.is_ascii_digit())
+            || hexadecimal.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let last = name.rsplit('.').next().unwrap_or(name);
+    name.len() <= MAX_LEN && name.split('.').all(is_label) && !is_number(last)
 }
 
 fn is_of_a_host(address: IpAddr) -> bool {
@@ -228,6 +235,10 @@ mod tests {
             ("", "names no host"),
             ("sto re:443", "names no host"),
             ("a..b:443", "names no host"),
+            ("127.1:22", "names no host"),
+            ("0x7f000001:22", "names no host"),
+            ("2130706433:22", "names no host"),
+            ("0:22", "names no host"),
             ("*.site:443", "is a pattern; name each host"),
             ("localhost:9000", "means each sandbox itself"),
             ("operator.fed:8786", "is a name of the mesh"),

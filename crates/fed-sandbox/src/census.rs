@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -69,28 +69,54 @@ impl Census {
         let fields: Vec<&str> = rest.split_whitespace().collect();
         // The first of these is field 3 of the manual.
         let field = |number: usize| fields.get(number - 3).copied();
-        let is_dead = matches!(field(3)?, "Z" | "X");
+        let threads = field(20)?.parse().ok()?;
+        let has_ended = matches!(field(3)?, "Z" | "X");
+        // Where the first thread has ended and others run, the process has not, whatever its own
+        // lines say: they hold its memory.
+        let is_dead = has_ended && threads <= 1;
+        let resident_bytes = match has_ended && !is_dead {
+            true => self.resident_of_a_thread(pid),
+            false => field(24)?.parse::<u64>().ok()? * self.page_bytes,
+        };
         Some(Sample {
             pid,
             parent: field(4)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
-            threads: field(20)?.parse().ok()?,
+            threads,
             is_dead,
             started: field(22)?.parse().ok()?,
-            resident_bytes: field(24)?.parse::<u64>().ok()? * self.page_bytes,
+            resident_bytes,
         })
+    }
+
+    /// The folders of a process's threads, the first one's excepted.
+    fn threads(&self, pid: i32) -> impl Iterator<Item = PathBuf> {
+        let folder = self.path().join(format!("{pid}/task"));
+        let first = pid.to_string();
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .filter(move |entry| entry.file_name() != *first)
+            .map(|entry| entry.path())
+    }
+
+    /// Bytes that a process is resident with, as a thread that lives tells them.
+    fn resident_of_a_thread(&self, pid: i32) -> u64 {
+        let pages = self.threads(pid).filter_map(|thread| {
+            let text = fs::read_to_string(thread.join("statm")).ok()?;
+            text.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        pages.max().unwrap_or_default() * self.page_bytes
     }
 
     /// Bytes of memory of a process, in which what several share counts in parts; what it is
     /// resident with, where it cannot be told.
     pub(crate) fn share_of_memory(&self, sample: &Sample) -> u64 {
-        let file = self.path().join(format!("{}/smaps_rollup", sample.pid));
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let kib = text.lines().find_map(|line| {
-            let kib = line.strip_prefix("Pss:")?.trim().strip_suffix("kB")?;
-            kib.trim().parse::<u64>().ok()
-        });
-        kib.map_or(sample.resident_bytes, |kib| kib * 1024)
+        let own = self.path().join(sample.pid.to_string());
+        let threads = std::iter::once(own).chain(self.threads(sample.pid));
+        threads
+            .filter_map(|folder| proportional(&folder))
+            .next()
+            .unwrap_or(sample.resident_bytes)
     }
 
     /// Kills a process, unless its number is another's by now.
@@ -127,4 +153,13 @@ impl Census {
         files.dedup_by_key(|(inode, _)| *inode);
         files
     }
+}
+
+/// Bytes of `Pss` in `smaps_rollup` below a folder; nothing where the thread there has ended.
+fn proportional(folder: &Path) -> Option<u64> {
+    let text = fs::read_to_string(folder.join("smaps_rollup")).ok()?;
+    text.lines().find_map(|line| {
+        let kib = line.strip_prefix("Pss:")?.trim().strip_suffix("kB")?;
+        Some(kib.trim().parse::<u64>().ok()? * 1024)
+    })
 }

@@ -13,6 +13,7 @@ from fed.context import current_pool, pinning
 from fed.errors import NotRunningError
 from fed.federation import Federation, find
 from fed.names import pools_in
+from fed.versions import check_versions
 
 if TYPE_CHECKING:
     import os
@@ -31,6 +32,7 @@ class FedClient(Client):
     """
 
     def __init__(self, federation: Federation, **kwargs: Any) -> None:
+        check_versions(federation)
         self.federation = federation
         security = Security(
             tls_ca_file=str(federation.ca),
@@ -114,6 +116,8 @@ def connect(
     ------
     NotRunningError
         If it is not running, or no name is given and not exactly one is running.
+    OtherVersionError
+        If this process has another Dask, or another Python, than the federation.
     """
     return FedClient(find(name, state), **kwargs)
 

@@ -19,6 +19,9 @@ gc.disable()
 LOST_SCHEDULER = 75
 """Exit code of a worker that lost its scheduler: ``EX_TEMPFAIL`` of ``sysexits.h``."""
 
+ENDED_BY_A_SIGNAL = 143
+"""Exit code of a worker whose nanny was sent a signal: nobody retired it, so it is replaced."""
+
 PRELOAD = "fed.worker"
 
 _LOSSES = frozenset(
@@ -37,7 +40,8 @@ def main() -> None:
     Raises
     ------
     SystemExit
-        With `LOST_SCHEDULER` if that is why the worker ended, else with Dask's own code.
+        With `LOST_SCHEDULER` or `ENDED_BY_A_SIGNAL` if that is why the worker ended, else with
+        Dask's own code.
     """
     # Nannies start their workers by importing this module again: only this process needs these.
     import dask
@@ -55,6 +59,9 @@ def main() -> None:
     dask_worker.main(standalone_mode=False)
     if _LOSSES.intersection(reasons):
         sys.exit(LOST_SCHEDULER)
+    if not reasons:
+        # A worker that the scheduler retires tells its nanny so.
+        sys.exit(ENDED_BY_A_SIGNAL)
 
 
 if __name__ == "__main__":

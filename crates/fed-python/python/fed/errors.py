@@ -68,6 +68,17 @@ class EmptyPoolError(FedError):
     site: str
 
 
+class OtherVersionError(FedError):
+    """A client has other software than the federation it connects to.
+
+    Attributes: ``package``, ``federation`` and ``here`` (versions).
+    """
+
+    package: str
+    federation: str
+    here: str
+
+
 class UnknownPathError(FedError):
     """No pool is known to hold a path. Attributes: ``path``, ``roots``."""
 

@@ -50,6 +50,7 @@ pub(crate) fn all() -> Vec<Case> {
         case("sockets", network::sockets),
         case("packets", network::packets),
         case("memory", limits::memory),
+        case("headless", limits::headless),
         case("numbers", limits::numbers),
         case("families", limits::families),
         case("multiplication", limits::multiplication),

@@ -96,6 +96,27 @@ async fn alone(live: &mut Live) {
     live.python("alone", script).await;
 }
 
+/// A process whose first thread has ended is as large as its others make it, and is killed as any.
+pub(crate) fn headless(world: &World) {
+    world.live_with(&spec(world), async |live| {
+        let script = "import ctypes, os, threading, time\n\
+                      def fill():\n\
+                      \x20   own = bytearray(os.urandom(1 << 20) * 200); time.sleep(1000)\n\
+                      threading.Thread(target=fill, daemon=True).start()\n\
+                      exit_of_a_thread = {'x86_64': 60, 'aarch64': 93}[os.uname().machine]\n\
+                      ctypes.CDLL(None).syscall(exit_of_a_thread, 0)\n";
+        let headless = live.limited("headless", allowance(160, 20), script).await;
+        assert_eq!(live.end_of(headless).await, KILLED);
+        let [excess] = &live.excesses[..] else {
+            panic!("{:?}", live.excesses);
+        };
+        assert_eq!(
+            (excess.process, &excess.resource),
+            (Some(headless), &Resources::Memory)
+        );
+    });
+}
+
 /// The kernel makes no more processes than there may be, here and not on the host; `/dev/shm` and
 /// files have a size.
 pub(crate) fn numbers(world: &World) {

@@ -4,10 +4,10 @@ mod document;
 
 use std::collections::BTreeSet;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use bytesize::ByteSize;
-use fed_core::{Destination, PoolName, PoolOffer, SiteName};
+use fed_core::{Destination, Leases, PoolName, PoolOffer, SiteName};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -266,9 +266,13 @@ impl AgentConfig {
             let hint = near.map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
             Some(format!("there is no pool {pool}{hint}"))
         };
-        let general = unknown(&self.policy).map(|problem| {
-            let place = vec![At::Key("policy"), At::Key("pools")];
-            (place, format!("policy.pools: {problem}"))
+        let wrong = move |limits: &Limits| {
+            let pools = unknown(limits).map(|problem| ("pools", problem));
+            pools.or_else(|| too_short(limits))
+        };
+        let general = wrong(&self.policy).map(|(key, problem)| {
+            let place = vec![At::Key("policy"), At::Key(key)];
+            (place, format!("policy.{key}: {problem}"))
         });
         let tables = self.operators.iter().enumerate();
         let single = tables.filter_map(move |(index, table)| {
@@ -278,7 +282,7 @@ impl AgentConfig {
                     "fingerprint",
                     format!("{text:?} is none; `fed agent operators` shows them"),
                 ),
-                _ => ("pools", unknown(&table.limits)?),
+                _ => wrong(&table.limits)?,
             };
             let place = vec![At::Key("operator"), At::Index(index), At::Key(key)];
             Some((place, format!("operator.{key}: {problem}")))
@@ -370,6 +374,22 @@ impl AgentConfig {
     }
 }
 
+/// Which limit leaves no operator a lease that there is.
+fn too_short(limits: &Limits) -> Option<(&'static str, String)> {
+    let times = [("lease", limits.lease), ("lifetime", limits.lifetime)];
+    let (key, time) = times
+        .into_iter()
+        .find_map(|(key, time)| Some((key, time.filter(|time| *time < Leases::MIN)?)))?;
+    let (time, least) = (
+        humantime::format_duration(time),
+        humantime::format_duration(Leases::MIN),
+    );
+    Some((
+        key,
+        format!("{time} is shorter than the shortest lease, {least}"),
+    ))
+}
+
 impl PoolConfig {
     /// The key of a wrong value, and what is wrong with it.
     fn first_mistake(&self) -> Option<(&'static str, String)> {
@@ -384,6 +404,27 @@ impl PoolConfig {
         let mut roots = self.data.iter();
         if roots.any(|root| root.trim_end_matches('/').is_empty()) {
             return Some(("data", "\"/\" would show workers the whole host".to_owned()));
+        }
+        if self.memory.is_some_and(|memory| memory.as_u64() == 0) {
+            return Some(("memory", "no worker can run in 0 bytes".to_owned()));
+        }
+        let folders = self.data.iter().filter(|root| root.starts_with('/'));
+        for root in folders {
+            let steps: Vec<_> = Path::new(root).components().collect();
+            if steps.contains(&Component::ParentDir) {
+                let problem = format!("{root:?} goes up again; write where it leads");
+                return Some(("data", problem));
+            }
+            let of_kernel = ["/proc", "/sys", "/dev"];
+            if of_kernel
+                .iter()
+                .any(|folder| Path::new(root).starts_with(folder))
+            {
+                return Some((
+                    "data",
+                    format!("{root:?} holds no data but the system's own"),
+                ));
+            }
         }
         let relative = |root: &&String| !root.starts_with('/') && !root.contains("://");
         let root = self.data.iter().find(relative)?;

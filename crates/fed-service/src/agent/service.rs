@@ -230,7 +230,10 @@ impl Service {
         message: v1::StopRequest,
     ) -> Answer<v1::StopReply> {
         let (id, federation) = self.federation(operator, &message.federation)?;
-        let ended = message.workers.clone();
+        // Named twice, a worker still ends once.
+        let mut ended = message.workers.clone();
+        ended.sort();
+        ended.dedup();
         let call = |answer| Call::Stop(message.workers, answer);
         let workers = federation.call(call).await?;
         self.registry.ended(id, &ended);

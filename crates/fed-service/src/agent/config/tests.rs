@@ -177,3 +177,37 @@ fn a_state_folder_that_is_not_named_is_the_callers() {
     let named = parse(&format!("{SMALL}state = \"/srv/fed\"\n")).unwrap();
     assert_eq!(named.state, Path::new("/srv/fed"));
 }
+
+#[test]
+fn what_cannot_be_met_is_refused_with_its_line() {
+    let pool = "[[pool]]\nname = \"a\"\n";
+    for (text, told) in [
+        (
+            "[policy]\nlease = \"1s\"".to_owned(),
+            "4: policy.lease: 1s is shorter",
+        ),
+        (
+            "[policy]\nlifetime = \"0s\"".to_owned(),
+            "4: policy.lifetime: 0s is shorter",
+        ),
+        (
+            "[[operator]]\nname = \"x\"\nlease = \"2s\"".to_owned(),
+            "5: operator.lease: 2s is shorter than the shortest lease, 3s",
+        ),
+        (
+            format!("{pool}data = [\"/tmp/..\"]"),
+            "5: pool.data: \"/tmp/..\" goes up again",
+        ),
+        (
+            format!("{pool}data = [\"/proc/self\"]"),
+            "5: pool.data: \"/proc/self\" holds no data",
+        ),
+        (
+            format!("{pool}memory = \"0\""),
+            "5: pool.memory: no worker can run in 0 bytes",
+        ),
+    ] {
+        let error = parse(&format!("{SMALL}{text}\n")).unwrap_err();
+        assert!(error.starts_with(told), "{error}");
+    }
+}
