@@ -15,8 +15,6 @@ Ethernet.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tests.bench import oracle, recording, session
+from tests.bench import command, oracle, recording, session
 from tests.bench import workloads as workloads_of_benchmark
 from tests.bench.workloads import POOLS, WORKLOADS, Eager, Workload
 from tests.e2e import notebook as notebooks
@@ -153,9 +151,8 @@ def mean(table: list[dict[str, Any]], over: str, under: str) -> float:
 
 def main() -> int:
     """Print a table, and save it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("names", nargs="*", help="parts of names of workloads; all by default")
-    parser.add_argument("--output", type=Path)
     parser.add_argument("--fed-only", action="store_true", help="leave stock Dask out")
     given = parser.parse_args()
     chosen = [w for w in WORKLOADS if not given.names or any(n in w.name for n in given.names)]
@@ -164,10 +161,8 @@ def main() -> int:
     table = []
     for row in rows(chosen, with_stock=not given.fed_only):
         table.append(row)
-        if given.output:
-            # At once: what was measured is kept when a later workload fails.
-            given.output.parent.mkdir(parents=True, exist_ok=True)
-            given.output.write_text(json.dumps({"workloads": table}, indent=1) + "\n")
+        # At once: what was measured is kept when a later workload fails.
+        command.save(given.output, {"workloads": table})
         sizes = " ".join(f"{(row[f'{name}_bytes'] or 0) / 1e6:10.2f}" for name in COLUMNS)
         ratios = (
             row["fed_bytes"] / max(row["minimum_bytes"], 1),

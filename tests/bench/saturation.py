@@ -8,14 +8,13 @@ to find out by itself how many tasks its workers must be sent so that they stay 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.bench import command
 from tests.e2e import world as worlds
 from tests.e2e.lab import Link
 from tests.e2e.waiting import until
@@ -87,8 +86,7 @@ def rows() -> list[dict[str, Any]]:
 
 def main() -> int:
     """Print a table, and save it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
+    parser = command.parser(__doc__)
     given = parser.parse_args()
     table = rows()
     ideal = worlds.WORKERS / TASK_SECONDS
@@ -96,9 +94,7 @@ def main() -> int:
     for row in table:
         print(f"{row['round_trip_ms']:15} {row['measured_ms']:12.1f} {row['ratio']:20.3f}"
               f" {row['tasks_per_second'] / ideal:8.3f}")  # fmt: skip
-    if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps({"runs": table}, indent=1) + "\n")
+    command.save(given.output, {"runs": table})
     if table[-1]["tasks_per_second"] < LEAST_BUSY * ideal:
         print("the machine is too busy: its workers idle next door too, so that the ratios tell"
               " nothing", file=sys.stderr)  # fmt: skip

@@ -9,8 +9,6 @@ own processor time, which other programs disturb less, stands beside it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests.bench import command
 from tests.python import federations
 
 if TYPE_CHECKING:
@@ -77,8 +76,7 @@ def measure(
 
 def main() -> int:
     """Print a table, and save it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
+    parser = command.parser(__doc__)
     parser.add_argument("--tasks", type=int, default=50_000)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--kind", choices=KINDS, action="append", help="by default, each")
@@ -100,9 +98,7 @@ def main() -> int:
     for row in table:
         print(f"{row['tasks']:12} {row['count']:8} {row['ratio']:25.3f}"
               f" {row['processor_ratio']:10.3f}")  # fmt: skip
-    if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps({"runs": table}, indent=1) + "\n")
+    command.save(given.output, {"runs": table})
     return 0 if all(row["ratio"] >= LEAST_RATIO for row in table) else 1
 
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::packet::addresses;
 use crate::{
     Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, Output, PeerConfig, PrivateKey,
-    Protocol, PublicKey, Refusal, Router, Session, Tick, control,
+    Protocol, PublicKey, Refusal, Router, Session, control,
 };
 
 /// The peer's address; all others of its /64 are its own too.
@@ -150,14 +150,6 @@ impl Session for Bare {
         Some(inner.len())
     }
 
-    fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn retry(&mut self, _now: Instant) -> Option<Vec<u8>> {
-        None
-    }
-
     fn open(
         &mut self,
         datagram: &[u8],
@@ -169,13 +161,5 @@ impl Session for Bare {
             content: Content::Inner(datagram.len()),
             completed: false,
         })
-    }
-
-    fn tick(&mut self, _now: Instant) -> Tick {
-        Tick::default()
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        None
     }
 }

@@ -61,11 +61,16 @@ pub trait Session {
     /// `room` holds [`OVERHEAD`] bytes more than `inner`, and at least [`ROOM_MIN`].
     fn seal(&mut self, inner: &[u8], room: &mut [u8], now: Instant) -> Option<usize>;
 
-    /// Starts a handshake. `None` while one is under way, whose retries [`Session::tick`] makes.
-    fn initiate(&mut self, now: Instant) -> Option<Vec<u8>>;
+    /// Starts a handshake. `None` while one is under way, whose retries [`Session::tick`] makes, and
+    /// where sessions need none.
+    fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {
+        None
+    }
 
     /// Starts a handshake anew, even if one is under way: answers to the one before count still.
-    fn retry(&mut self, now: Instant) -> Option<Vec<u8>>;
+    fn retry(&mut self, _now: Instant) -> Option<Vec<u8>> {
+        None
+    }
 
     /// Takes a datagram in. An inner packet goes to the head of `room`, which is as long as the
     /// datagram, and at least [`ROOM_MIN`].
@@ -80,10 +85,14 @@ pub trait Session {
     ) -> Result<Opened, DropReason>;
 
     /// Does what is due.
-    fn tick(&mut self, now: Instant) -> Tick;
+    fn tick(&mut self, _now: Instant) -> Tick {
+        Tick::default()
+    }
 
     /// When [`Session::tick`] is to be called next. Every call with `&mut self` may change it.
-    fn deadline(&self) -> Option<Instant>;
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 }
 
 /// What a datagram held.

@@ -6,6 +6,8 @@ mod gate;
 mod model;
 #[path = "../sim/node.rs"]
 mod node;
+#[path = "../sim/numbered.rs"]
+mod numbered;
 #[path = "../sim/packet.rs"]
 mod packet;
 #[path = "../sim/toy.rs"]
@@ -17,7 +19,8 @@ use std::time::Duration;
 use fed_mesh::{Event, Path};
 
 use model::{Expected, Kind};
-use world::{Weather, World, key};
+use numbered::key;
+use world::{Weather, World};
 
 const ROUTERS: usize = 30;
 

@@ -1,18 +1,17 @@
 //! Routers behind gates on virtual time, an operator that tells them of one another, and traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use fed_mesh::{
-    Event, Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PublicKey, Reflexive, Router, Sighting,
-};
+use fed_mesh::{Event, Ipv6Prefix, KEEPALIVE, Path, PeerConfig, Reflexive, Router, Sighting};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::gate::Gate;
 use crate::model::{Expected, Kind, Model};
 use crate::node::{Node, Transmit};
+use crate::numbered::{inner, key, payload, read};
 use crate::packet::ipv6;
 use crate::toy::Toy;
 
@@ -180,7 +179,7 @@ impl World {
             return;
         }
         self.number += 1;
-        let payload = payload(self.seed, from, to, self.number);
+        let payload = payload(self.seed, from, to, self.number, length(self.number));
         let packet = ipv6(inner(from), inner(to), &payload);
         let instant = self.instant(from);
         self.routers[from].handle_inner(&packet, instant);
@@ -447,7 +446,7 @@ impl World {
         }
         while let Some(packet) = self.routers[node].poll_deliver() {
             let (from, number) = read(&packet);
-            let sent = payload(self.seed, from, node, number);
+            let sent = payload(self.seed, from, node, number, length(number));
             assert_eq!(packet, ipv6(inner(from), inner(node), &sent), "at {node}");
             let first = self.seen.insert((node, number));
             assert!(first, "seed {}: packet {number} came twice", self.seed);
@@ -464,35 +463,11 @@ impl World {
     }
 }
 
-pub(crate) fn key(node: usize) -> PublicKey {
-    PublicKey::from_bytes([byte(node + 1); 32])
-}
-
-fn inner(node: usize) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0, 0, u16::from(byte(node)), 0, 0, 0, 1)
-}
-
-fn byte(number: usize) -> u8 {
-    u8::try_from(number).expect("some dozens of nodes")
-}
-
-/// Where it comes from, its number, and bytes that differ for each packet of each run. Every
-/// sixteenth is as long as packets may be.
-fn payload(seed: u64, from: usize, to: usize, number: u64) -> Vec<u8> {
-    let mut payload = vec![byte(from)];
-    payload.extend(number.to_le_bytes());
-    let mix = seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (to as u64) << 32;
-    let length = if number.is_multiple_of(16) {
+/// Every sixteenth packet is as long as packets may be.
+fn length(number: u64) -> usize {
+    if number.is_multiple_of(16) {
         fed_mesh::MTU_MIN - 49
     } else {
         16
-    };
-    payload.extend(mix.to_le_bytes().into_iter().cycle().take(length));
-    payload
-}
-
-fn read(packet: &[u8]) -> (usize, u64) {
-    let payload = packet.get(40..).expect("a whole header");
-    let number = payload[1..9].try_into().expect("eight bytes");
-    (usize::from(payload[0]), u64::from_le_bytes(number))
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use fed_mesh::{
     Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, PeerConfig, Protocol, PublicKey,
-    Refusal, Router, Session, SetPeersError, Tick,
+    Refusal, Router, Session, SetPeersError,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -50,14 +50,6 @@ impl Session for PlainSession {
         Some(datagram.len())
     }
 
-    fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn retry(&mut self, _now: Instant) -> Option<Vec<u8>> {
-        None
-    }
-
     fn open(
         &mut self,
         datagram: &[u8],
@@ -70,14 +62,6 @@ impl Session for PlainSession {
             content: Content::Inner(inner.len()),
             completed: false,
         })
-    }
-
-    fn tick(&mut self, _now: Instant) -> Tick {
-        Tick::default()
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        None
     }
 }
 

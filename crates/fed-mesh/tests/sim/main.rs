@@ -4,6 +4,7 @@
 
 mod network;
 mod node;
+mod numbered;
 mod packet;
 mod toy;
 mod world;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use fed_mesh::{Event, SILENT_AFTER};
 
 use network::{Partition, Weather};
-use world::{NODES, World, config, key, pairs};
+use numbered::key;
+use world::{NODES, World, config, pairs};
 
 const SEEDS: std::ops::Range<u64> = 0..6;
 

@@ -1,13 +1,13 @@
 //! Five routers in full mesh on virtual time, with traffic between all pairs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use fed_mesh::{Event, Ipv6Prefix, KEEPALIVE, PeerConfig, PublicKey, Router};
+use fed_mesh::{Event, Ipv6Prefix, KEEPALIVE, PeerConfig, Router};
 
 use crate::network::{Network, Partition, Weather};
 use crate::node::Node;
+use crate::numbered::{inner, key, payload, read};
 use crate::packet::ipv6;
 use crate::toy::Toy;
 
@@ -176,7 +176,7 @@ impl World {
         if self.traffic.is_some_and(|due| due <= self.now) {
             self.traffic = Some(self.now + PERIOD);
             for (from, to) in pairs() {
-                let payload = payload(self.seed, from, to, self.rounds);
+                let payload = payload(self.seed, from, to, self.rounds, length(self.rounds));
                 let packet = ipv6(inner(from), inner(to), &payload);
                 self.routers[from].handle_inner(&packet, instant);
             }
@@ -197,7 +197,7 @@ impl World {
             }
             while let Some(packet) = router.poll_deliver() {
                 let (from, number) = read(&packet);
-                let sent = payload(self.seed, from, node, number);
+                let sent = payload(self.seed, from, node, number, length(number));
                 assert_eq!(
                     packet,
                     ipv6(inner(from), inner(node), &sent),
@@ -223,10 +223,6 @@ pub(crate) fn pairs() -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-pub(crate) fn key(node: usize) -> PublicKey {
-    PublicKey::from_bytes([byte(node + 1); 32])
-}
-
 pub(crate) fn config(node: usize) -> PeerConfig {
     let prefix = Ipv6Prefix::new(inner(node), 64).expect("a length below 128");
     PeerConfig {
@@ -237,26 +233,7 @@ pub(crate) fn config(node: usize) -> PeerConfig {
     }
 }
 
-fn inner(node: usize) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0, 0, u16::from(byte(node)), 0, 0, 0, 1)
-}
-
-fn byte(number: usize) -> u8 {
-    u8::try_from(number).expect("a handful of nodes")
-}
-
-/// Where it comes from, its number, and bytes that differ for each packet of each run.
-fn payload(seed: u64, from: usize, to: usize, number: u64) -> Vec<u8> {
-    let mut payload = vec![byte(from)];
-    payload.extend(number.to_le_bytes());
-    let mix = seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (to as u64) << 32;
-    let length = usize::try_from(number * 37 % 600).expect("a small number");
-    payload.extend(mix.to_le_bytes().into_iter().cycle().take(length));
-    payload
-}
-
-fn read(packet: &[u8]) -> (usize, u64) {
-    let payload = packet.get(40..).expect("a whole header");
-    let number = payload[1..9].try_into().expect("eight bytes");
-    (usize::from(payload[0]), u64::from_le_bytes(number))
+/// Packets of many lengths.
+fn length(number: u64) -> usize {
+    usize::try_from(number * 37 % 600).expect("a small number")
 }
