@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::frame::RouterId;
 use crate::{Ipv6Prefix, PublicKey};
 
 /// The largest inner packet that every path carries, in bytes.
@@ -101,6 +102,17 @@ pub enum SetPeersError {
         /// The key in question.
         key: PublicKey,
     },
+    /// Relays could not tell two routers apart.
+    #[error(
+        "the keys {first} and {second} begin with the same six bytes, which are all that relays \
+         know of a router: make one of them anew"
+    )]
+    AlikeKeys {
+        /// The router itself, or the peer that comes first in the list.
+        first: PublicKey,
+        /// The peer that comes later in the list.
+        second: PublicKey,
+    },
     /// Two peers claim one prefix.
     #[error(
         "allowed IPs overlap: {prefix} is claimed by peer {first} and by peer {second}; \
@@ -126,15 +138,17 @@ pub enum SetPeersError {
 
 /// Checks `peers` for a router whose own key is `own`.
 pub(crate) fn check(own: PublicKey, peers: &[PeerConfig]) -> Result<(), SetPeersError> {
-    let mut keys = std::collections::BTreeSet::new();
+    let mut keys = BTreeMap::from([(RouterId::from(own), own)]);
     let mut owners: BTreeMap<Ipv6Prefix, PublicKey> = BTreeMap::new();
     for peer in peers {
         let key = peer.public_key;
         if key == own {
             return Err(SetPeersError::OwnKey { key });
         }
-        if !keys.insert(key) {
-            return Err(SetPeersError::DuplicatePeer { key });
+        match keys.insert(RouterId::from(key), key) {
+            Some(first) if first == key => return Err(SetPeersError::DuplicatePeer { key }),
+            Some(first) => return Err(SetPeersError::AlikeKeys { first, second: key }),
+            None => {}
         }
         if let Some(keepalive) = peer.keepalive.filter(|k| *k < KEEPALIVE_MIN) {
             return Err(SetPeersError::KeepaliveTooShort { key, keepalive });

@@ -237,6 +237,19 @@ fn ambiguous_sets_are_refused_and_change_nothing() {
         Err(SetPeersError::DuplicatePeer { key: key(2) })
     );
 
+    let mut alike = config(3, "fd00:3::/64");
+    let mut bytes = *key(2).as_bytes();
+    bytes[31] ^= 1;
+    alike.public_key = PublicKey::from_bytes(bytes);
+    let two = vec![config(2, "fd00:2::/64"), alike.clone()];
+    assert_eq!(
+        router.set_peers(two, now),
+        Err(SetPeersError::AlikeKeys {
+            first: key(2),
+            second: alike.public_key
+        })
+    );
+
     let mut own = config(2, "fd00:2::/64");
     own.public_key = router.public_key();
     assert_eq!(
