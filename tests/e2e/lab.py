@@ -65,6 +65,8 @@ class Link:
         Each frame takes up to this much longer, in milliseconds.
     reorder
         Whether jitter may let a frame overtake another.
+    repeat
+        Probability that a frame arrives a second time, 0 to 1.
     mtu
         Largest payload in bytes that passes; 0 for no limit.
     """
@@ -75,6 +77,7 @@ class Link:
     queue_bytes: int | None = None
     jitter_ms: float | None = None
     reorder: bool | None = None
+    repeat: float | None = None
     mtu: int | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -261,6 +261,26 @@ fn jitter_reorders_only_where_asked() {
     assert!(!overtakes(false));
 }
 
+#[test]
+fn frames_come_twice_where_asked() {
+    let spec = LinkSpec {
+        repeat: 0.5,
+        ..LinkSpec::default()
+    };
+    let (mut switch, now) = switch_that_knows_all(2, &spec, 3);
+    let before = switch.counters(now, 0, 1);
+    for bytes in 100..200 {
+        switch.handle_frame(now, 0, frame(mac(1), mac(0), bytes));
+    }
+    let arrived = drain(&mut switch).len();
+    let end = now + Duration::from_secs(60);
+    let counted = switch.counters(end, 0, 1).since(&before);
+    assert!((130..170).contains(&arrived), "{arrived}");
+    assert_eq!(counted.frames, 100);
+    assert_eq!(counted.repeated, arrived as u64 - 100);
+    assert_eq!(counted.delivered_frames, arrived as u64);
+}
+
 prop_compose! {
     fn any_link()(
         delay in 0u64..50_000,
@@ -276,6 +296,7 @@ prop_compose! {
             queue_bytes: queue,
             jitter: Duration::from_micros(jitter),
             reorder: false,
+            repeat: 0.0,
             mtu: None,
         }
     }

@@ -1,5 +1,5 @@
 //! The packet path of a node on real TUN devices: with every lack of an offload, and over a path
-//! that narrows, and with a stock WireGuard.
+//! that narrows or is bad, and with a stock WireGuard.
 //!
 //! Without the usual test harness, whose threads forbid entering a user namespace. As there, words
 //! on the command line select tests by a part of their name.
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 mod stock;
 
-use fed_testkit::wan::LinkSpec;
+use fed_testkit::wan::{Cut, LinkSpec};
 use fed_testkit::{Host, Lab};
 use serde::Deserialize;
 use stock::Stock;
@@ -30,6 +30,7 @@ const TESTS: &[(&str, fn())] = &[
         traffic_passes(&["tun", "udp-send", "udp-receive"]);
     }),
     ("a_stream_follows_its_path", a_stream_follows_its_path),
+    ("a_stream_outlives_a_bad_path", a_stream_outlives_a_bad_path),
     (
         "a_stock_wireguard_is_a_peer_like_others",
         a_stock_wireguard_is_a_peer_like_others,
@@ -71,6 +72,18 @@ for line in sys.stdin:
         if least <= segment <= most:
             break
     print(segment, flush=True)
+";
+
+/// Sends a megabyte to an echo and compares, for each line.
+const ECHO_BY_LINE: &str = r"
+import os, socket, sys, threading
+stream = socket.create_connection(('fd00:0:0:2::1', 4000), 30)
+stream.settimeout(None)
+for line in sys.stdin:
+    sent = os.urandom(1 << 20)
+    threading.Thread(target=stream.sendall, args=(sent,)).start()
+    assert stream.recv(len(sent), socket.MSG_WAITALL) == sent
+    print('right', flush=True)
 ";
 
 const SERVER: &str = r"
@@ -162,6 +175,50 @@ fn a_stream_follows_its_path() {
     }
     drop(input);
     assert!(follower.wait().unwrap().success());
+}
+
+/// A path that loses, repeats and reorders, and for some seconds carries nothing.
+fn a_stream_outlives_a_bad_path() {
+    let bad = LinkSpec {
+        loss: 0.01,
+        repeat: 0.05,
+        jitter: Duration::from_millis(2),
+        reorder: true,
+        ..LinkSpec::new(Duration::from_millis(2), 100_000_000)
+    };
+    let builder = Lab::builder().host("a").host("b").wan(bad);
+    let lab = builder.start().unwrap();
+    let [a, b] = ["a", "b"].map(|name| lab.host(name));
+    let (first, second) = nodes(&lab, 1420, &[]);
+    let _server = Server::start(&second, b);
+    let mut client = first.python(a, ECHO_BY_LINE);
+    let pipes = client.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = pipes.spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap());
+    let mut input = client.stdin.take().unwrap();
+    let mut await_right = || {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert_eq!(line, "right\n");
+    };
+    writeln!(input, "calm").unwrap();
+    await_right();
+    lab.wan().cut("a", "b", Cut::Everything).unwrap();
+    writeln!(input, "cut").unwrap();
+    // Longer than a path may be silent before others are looked for.
+    std::thread::sleep(Duration::from_secs(4));
+    lab.wan().cut("a", "b", Cut::Nothing).unwrap();
+    await_right();
+    writeln!(input, "healed").unwrap();
+    await_right();
+    drop(input);
+    assert!(client.wait().unwrap().success());
+    let counters = lab.wan().counters().unwrap();
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let way = counters.between(from, to).unwrap();
+        let seen = [way.dropped_loss, way.repeated, way.dropped_cut];
+        assert!(seen.iter().all(|count| *count > 0), "{way:?}");
+    }
 }
 
 /// Streams and datagrams from either side.

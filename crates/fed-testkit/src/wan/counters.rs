@@ -28,6 +28,8 @@ pub struct Counters {
     pub delivered_bytes: u64,
     /// Frames dropped before sending because the queue was full.
     pub dropped_queue: u64,
+    /// Frames that came, or were to come, a second time.
+    pub repeated: u64,
     /// Frames lost on the way by chance.
     pub dropped_loss: u64,
     /// Frames dropped because the direction was cut, at their start or while they were under way.
@@ -60,6 +62,7 @@ impl Counters {
             delivered_frames: self.delivered_frames - earlier.delivered_frames,
             delivered_bytes: self.delivered_bytes - earlier.delivered_bytes,
             dropped_queue: self.dropped_queue - earlier.dropped_queue,
+            repeated: self.repeated - earlier.repeated,
             dropped_loss: self.dropped_loss - earlier.dropped_loss,
             dropped_cut: self.dropped_cut - earlier.dropped_cut,
             dropped_mtu: self.dropped_mtu - earlier.dropped_mtu,

@@ -34,6 +34,8 @@ pub struct LinkSpec {
     pub jitter: Duration,
     /// Whether jitter may let a frame overtake an earlier one. Without it, order is kept.
     pub reorder: bool,
+    /// Probability, 0 to 1, that a frame arrives a second time, with a jitter of its own.
+    pub repeat: f64,
     /// Largest payload in bytes (the frame without its 14-byte header) that passes; larger frames
     /// vanish without a message, as on a path whose ICMP is filtered.
     pub mtu: Option<usize>,
@@ -56,6 +58,7 @@ impl LinkSpec {
             queue_bytes: None,
             jitter: Duration::ZERO,
             reorder: false,
+            repeat: 0.0,
             mtu: None,
         }
     }
@@ -80,11 +83,10 @@ impl LinkSpec {
     /// # Errors
     /// A sentence saying which value is out of range and what is allowed.
     pub fn validate(&self) -> Result<(), String> {
-        if !(0.0..=1.0).contains(&self.loss) {
-            return Err(format!(
-                "loss is {}; give a probability from 0 to 1",
-                self.loss
-            ));
+        for (name, value) in [("loss", self.loss), ("repeat", self.repeat)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(format!("{name} is {value}; give a probability from 0 to 1"));
+            }
         }
         if self.rate_bit_per_s == Some(0) {
             return Err("rate is 0 bit/s; use a cut to let nothing through".to_owned());
@@ -145,18 +147,18 @@ impl Link {
         self.cut = cut;
     }
 
-    /// Returns when the frame arrives at the other end, or `None` if it does not.
+    /// Returns when the frame arrives at the other end, if it does, and when it does so again.
     pub(super) fn offer(
         &mut self,
         now: Duration,
         frame: &[u8],
         rng: &mut Xoshiro256PlusPlus,
-    ) -> Option<Duration> {
+    ) -> [Option<Duration>; 2] {
         self.settle(now);
         let bytes = frame.len() as u64;
         if let Some(reason) = self.refusal(frame) {
             self.counters.drop_frame(reason);
-            return None;
+            return [None; 2];
         }
         let sending_time = self.spec.sending_time(bytes);
         let sent_at = self.busy_until.max(now).saturating_add(sending_time);
@@ -169,8 +171,17 @@ impl Link {
         });
         if self.spec.loss > 0.0 && rng.random_bool(self.spec.loss) {
             self.counters.drop_frame(DropReason::Loss);
-            return None;
+            return [None; 2];
         }
+        let first = self.arrival(sent_at, rng);
+        let is_repeated = self.spec.repeat > 0.0 && rng.random_bool(self.spec.repeat);
+        let second = is_repeated.then(|| self.arrival(sent_at, rng));
+        self.counters.repeated += u64::from(is_repeated);
+        [Some(first), second]
+    }
+
+    /// When a frame arrives whose last bit was sent at `sent_at`.
+    fn arrival(&mut self, sent_at: Duration, rng: &mut Xoshiro256PlusPlus) -> Duration {
         let mut arrival = sent_at.saturating_add(self.spec.delay);
         if !self.spec.jitter.is_zero() {
             arrival = arrival.saturating_add(self.spec.jitter.mul_f64(rng.random::<f64>()));
@@ -179,7 +190,7 @@ impl Link {
             arrival = arrival.max(self.last_arrival);
         }
         self.last_arrival = self.last_arrival.max(arrival);
-        Some(arrival)
+        arrival
     }
 
     /// Tells the link that a frame has reached the other end; whether it may be handed over.

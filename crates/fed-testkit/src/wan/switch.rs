@@ -141,17 +141,25 @@ impl Switch {
 
     fn send(&mut self, now: Duration, from: usize, to: usize, frame: Vec<u8>) {
         let link = &mut self.links[from * self.ports + to];
-        if let Some(due) = link.offer(now, &frame, &mut self.rng) {
-            let sequence = self.sequence;
-            self.sequence += 1;
-            self.under_way.push(Reverse(UnderWay {
-                due,
-                sequence,
-                from,
-                to,
-                frame,
-            }));
+        let [first, second] = link.offer(now, &frame, &mut self.rng);
+        if let Some(due) = second {
+            self.put(due, from, to, frame.clone());
         }
+        if let Some(due) = first {
+            self.put(due, from, to, frame);
+        }
+    }
+
+    fn put(&mut self, due: Duration, from: usize, to: usize, frame: Vec<u8>) {
+        let sequence = self.sequence;
+        self.sequence += 1;
+        self.under_way.push(Reverse(UnderWay {
+            due,
+            sequence,
+            from,
+            to,
+            frame,
+        }));
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link {

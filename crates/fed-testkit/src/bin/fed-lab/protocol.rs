@@ -52,6 +52,7 @@ pub(crate) struct LinkChange {
     pub(crate) queue_bytes: Option<u64>,
     pub(crate) jitter_ms: Option<f64>,
     pub(crate) reorder: Option<bool>,
+    pub(crate) repeat: Option<f64>,
     /// 0: no limit.
     pub(crate) mtu: Option<usize>,
 }
@@ -75,6 +76,7 @@ impl LinkChange {
         }
         spec.loss = self.loss.unwrap_or(spec.loss);
         spec.queue_bytes = self.queue_bytes.or(spec.queue_bytes);
+        spec.repeat = self.repeat.unwrap_or(spec.repeat);
         spec.reorder = self.reorder.unwrap_or(spec.reorder);
         if let Some(mtu) = self.mtu {
             spec.mtu = (mtu > 0).then_some(mtu);
