@@ -235,6 +235,11 @@ def test_spent_expired_and_strange_keys_are_refused(world: World, ecmwf: Site) -
     assert "invit" in world.fed("site", "add", "ecmwf", used, code=SITE).stderr
     late = ecmwf.run("invite", "--expires", "0s")
     assert "has expired" in world.fed("site", "add", "ecmwf", late, code=SITE).stderr
+    # One that the operator takes for valid, and the site does not any more.
+    late = ecmwf.run("invite")
+    for pending in (ecmwf.state / "invitations").iterdir():
+        pending.write_text(json.dumps({**json.loads(pending.read_text()), "expires": 1}))
+    assert "used or expired" in world.fed("site", "add", "ecmwf", late, code=SITE).stderr
     # Somebody who knows where the agent is, and with which key, but is not enrolled.
     other = world.folder / "operator" / "other"
     other.mkdir(mode=0o700)
@@ -250,8 +255,8 @@ def test_spent_expired_and_strange_keys_are_refused(world: World, ecmwf: Site) -
     assert refused.returncode == SITE, refused.stderr
     assert "is not enrolled there" in refused.stderr
     told = [line["message"] for line in calls(ecmwf, "handshake")]
-    assert told == ["used invitation", "stranger"]
-    assert ecmwf.log.count("connection refused") == 2
+    assert told == ["used invitation", "expired invitation", "stranger"]
+    assert ecmwf.log.count("connection refused") == 3
 
 
 def test_the_agents_key_changes(world: World, ecmwf: Site) -> None:

@@ -166,6 +166,10 @@ fn of_roster(error: &RosterError) -> u8 {
     match error {
         RosterError::Unknown { .. } => UNKNOWN,
         RosterError::Ambiguous { .. } => USAGE,
-        RosterError::Spent | RosterError::Taken | RosterError::State(_) => FAILED,
+        RosterError::Spent
+        | RosterError::Taken
+        | RosterError::OtherName { .. }
+        | RosterError::Replaced { .. }
+        | RosterError::State(_) => FAILED,
     }
 }

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::identity::{Fingerprint, Identity};
+use crate::possession::ChannelBinding;
 use crate::tls::Pins;
 use crate::v1::agent_client::AgentClient;
 
@@ -140,12 +141,24 @@ pub async fn connect(
     agent: Fingerprint,
     timeout: Duration,
 ) -> Result<AgentClient<Channel>, ConnectError> {
-    let (agent, _) = connect_to_any(address, identity, &Pins::new([agent]), timeout).await?;
-    Ok(agent)
+    let connected = connect_to_any(address, identity, &Pins::new([agent]), timeout).await?;
+    Ok(connected.agent)
 }
 
-/// As [`connect`], to an agent that may have one of several keys; returns the one that it showed.
-/// A key that is added to the pins counts when the channel connects again.
+/// A channel to an agent, and its first connection.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// The channel.
+    pub agent: AgentClient<Channel>,
+    /// The key that the agent showed.
+    pub seen: Fingerprint,
+    /// What proofs of possession are bound to. They count on the first connection alone: after
+    /// another one was made, the agent refuses them.
+    pub binding: ChannelBinding,
+}
+
+/// As [`connect`], to an agent that may have one of several keys. A key that is added to the pins
+/// counts when the channel connects again.
 ///
 /// # Errors
 /// As [`connect`].
@@ -154,11 +167,11 @@ pub async fn connect_to_any(
     identity: &Identity,
     agent: &Pins,
     timeout: Duration,
-) -> Result<(AgentClient<Channel>, Fingerprint), ConnectError> {
+) -> Result<Connected, ConnectError> {
     let dialer = Arc::new(Dialer::new(address, identity, agent, timeout)?);
     // Dialled here, and not within the channel, so that the error keeps its type.
     let stream = dialer.dial().await?;
-    let seen = shown(&stream).ok_or_else(|| ConnectError::Protocol {
+    let (seen, binding) = shown(&stream).ok_or_else(|| ConnectError::Protocol {
         address: address.to_owned(),
         source: io::Error::other("it showed no certificate"),
     })?;
@@ -185,11 +198,17 @@ pub async fn connect_to_any(
             address: address.to_owned(),
             source,
         })?;
-    Ok((AgentClient::new(channel), seen))
+    Ok(Connected {
+        agent: AgentClient::new(channel),
+        seen,
+        binding,
+    })
 }
 
-/// The key that the agent showed in the handshake.
-fn shown(stream: &dial::Stream) -> Option<Fingerprint> {
-    let certificates = stream.get_ref().get_ref().1.peer_certificates()?;
-    Fingerprint::of_certificate(certificates.first()?).ok()
+/// The key that the agent showed in the handshake, and what both ends know of the connection alone.
+fn shown(stream: &dial::Stream) -> Option<(Fingerprint, ChannelBinding)> {
+    let connection = stream.get_ref().get_ref().1;
+    let certificate = connection.peer_certificates()?.first()?;
+    let seen = Fingerprint::of_certificate(certificate).ok()?;
+    Some((seen, ChannelBinding::of(connection)?))
 }

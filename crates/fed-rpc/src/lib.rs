@@ -14,6 +14,7 @@ pub mod client;
 pub mod fuzzing;
 pub mod identity;
 pub mod invitation;
+pub mod possession;
 pub mod server;
 pub mod status;
 pub mod tls;

@@ -39,6 +39,8 @@ reasons! {
     InvalidRequest = "invalid-request", InvalidArgument;
     /// The caller's key may not make this call.
     NotAllowed = "not-allowed", PermissionDenied;
+    /// The caller has not proved to hold the key that it wants to call with from now on.
+    UnprovenKey = "unproven-key", PermissionDenied;
     /// The federation belongs to another operator.
     ForeignFederation = "foreign-federation", PermissionDenied;
     /// The invitation is used up, withdrawn or expired.

@@ -122,6 +122,6 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn private_key(identity: &Identity) -> PrivateKeyDer<'static> {
+pub(crate) fn private_key(identity: &Identity) -> PrivateKeyDer<'static> {
     identity.private_key().clone_key().into()
 }

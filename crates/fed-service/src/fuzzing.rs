@@ -1,6 +1,7 @@
 //! What is done with messages of the other end of a control connection, for the fuzz targets in
 //! `fuzz/`.
 
+use fed_rpc::possession::{self, ChannelBinding, Purpose};
 use fed_rpc::v1;
 use prost::Message;
 
@@ -46,7 +47,10 @@ pub fn control_messages(input: &[u8]) {
         }),
         5 => each(bytes, |message: v1::EnrolRequest| {
             let certificate = message.operator_certificate.into();
-            let _ = fed_rpc::Fingerprint::of_certificate(&certificate);
+            let purpose = Purpose::Enrol(&message.operator_name);
+            let connection = ChannelBinding::from_bytes([0; 32]);
+            let proved = possession::check(&certificate, purpose, &connection, &message.proof);
+            assert!(proved.is_err(), "a signature was forged");
         }),
         6 => each(bytes, |_: v1::Event| {}),
         _ => each(bytes, |_: v1::LogLine| {}),

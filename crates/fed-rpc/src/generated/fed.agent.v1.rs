@@ -9,6 +9,10 @@ pub struct EnrolRequest {
     /// What the site's log calls this operator, e.g. "alice@lab".
     #[prost(string, tag = "2")]
     pub operator_name: ::prost::alloc::string::String,
+    /// That the caller holds the certificate's key: its signature over the
+    /// connection, the name and the certificate.
+    #[prost(bytes = "vec", tag = "3")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnrolReply {
@@ -26,6 +30,10 @@ pub struct RotateRequest {
     /// How long the key of this call still counts.
     #[prost(uint64, tag = "2")]
     pub keep_seconds: u64,
+    /// That the caller holds the certificate's key: its signature over the
+    /// connection and the certificate.
+    #[prost(bytes = "vec", tag = "3")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RotateReply {}

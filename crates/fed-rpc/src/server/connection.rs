@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::identity::Fingerprint;
+use crate::possession::ChannelBinding;
 
 /// Who is at the other end of a connection.
 ///
@@ -21,6 +22,8 @@ pub struct PeerIdentity {
     pub remote: SocketAddr,
     /// The key it proved to hold.
     pub fingerprint: Fingerprint,
+    /// What proofs of possession on this connection are bound to.
+    pub binding: ChannelBinding,
 }
 
 /// A TLS connection after its handshake.
@@ -33,13 +36,16 @@ pub struct TlsConn {
 impl TlsConn {
     /// Takes a connection after its handshake; `None` without a client certificate.
     pub(super) fn new(stream: TlsStream<TcpStream>, remote: SocketAddr) -> Option<Self> {
-        let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+        let connection = stream.get_ref().1;
+        let certificate = connection.peer_certificates()?.first()?;
         let fingerprint = Fingerprint::of_certificate(certificate).ok()?;
+        let binding = ChannelBinding::of(connection)?;
         Some(Self {
             stream,
             peer: PeerIdentity {
                 remote,
                 fingerprint,
+                binding,
             },
         })
     }

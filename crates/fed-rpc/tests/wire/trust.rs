@@ -81,7 +81,11 @@ async fn an_agent_changes_its_key_while_it_runs() {
     let address = site.address.to_string();
     let pins = Pins::new([old]);
     let connect = || client::connect_to_any(&address, &operator, &pins, PATIENCE);
-    let (mut before, seen) = connect().await.unwrap();
+    let client::Connected {
+        agent: mut before,
+        seen,
+        ..
+    } = connect().await.unwrap();
     assert_eq!(seen, old);
     site.presented.change(&next);
     // Who was connected stays so; who comes anew and has not heard of the new key does not.
@@ -93,7 +97,11 @@ async fn an_agent_changes_its_key_while_it_runs() {
         "{error:?}"
     );
     pins.add(next.fingerprint());
-    let (mut after, seen) = connect().await.unwrap();
+    let client::Connected {
+        agent: mut after,
+        seen,
+        ..
+    } = connect().await.unwrap();
     assert_eq!(seen, next.fingerprint());
     after.describe(v1::DescribeRequest {}).await.unwrap();
     // A third key is nobody's.

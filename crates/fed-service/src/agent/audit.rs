@@ -208,6 +208,7 @@ fn now() -> String {
 
 #[cfg(test)]
 mod tests {
+    use fed_rpc::possession::ChannelBinding;
     use fed_rpc::status::{Reason, Refusal};
     use serde_json::Value;
 
@@ -225,6 +226,7 @@ mod tests {
             peer: Some(PeerIdentity {
                 remote: "192.0.2.1:4242".parse().unwrap(),
                 fingerprint: Fingerprint::from_bytes([7; 32]),
+                binding: ChannelBinding::from_bytes([0; 32]),
             }),
             operator: Some("alice@lab".to_owned()),
             call,

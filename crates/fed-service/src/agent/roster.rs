@@ -98,6 +98,27 @@ pub enum RosterError {
     /// Another operator has the key.
     #[error("this key is another operator's here; make a new one")]
     Taken,
+    /// The key is enrolled, and the site has chosen another name for whoever redeems the invitation.
+    #[error(
+        "this key is enrolled here as {enrolled} already, and the invitation is for {invited}; ask \
+         the site for an invitation for {enrolled}, or to remove {enrolled} first \
+         (`fed agent operators remove`)"
+    )]
+    OtherName {
+        /// Who has the key.
+        enrolled: String,
+        /// Whom the invitation is for.
+        invited: String,
+    },
+    /// The key has been replaced by another one of its operator's.
+    #[error(
+        "this key was {operator}'s here until another replaced it; use that one, or have the site \
+         remove {operator} first (`fed agent operators remove`)"
+    )]
+    Replaced {
+        /// Whose it was.
+        operator: String,
+    },
     /// Nobody is called so.
     #[error("no operator is called {given}{}; `fed agent operators` lists them", .nearest.as_ref().map(|name| format!(" (did you mean {name}?)")).unwrap_or_default())]
     Unknown {
@@ -209,7 +230,11 @@ impl Roster {
         Ok(keys)
     }
 
-    /// Spends an invitation and enrols an operator in its place, who asks to be called `name`.
+    /// Spends an invitation and enrols an operator in its place, who asks to be called `name` and has
+    /// proved to hold the key.
+    ///
+    /// A key that is enrolled keeps its name and what it runs; where the invitation is for another
+    /// name, or the key was replaced, the invitation is not spent.
     pub(super) fn enrol(
         &self,
         invitation: &Fingerprint,
@@ -217,21 +242,21 @@ impl Roster {
         name: &str,
     ) -> Result<Operator, RosterError> {
         let pending = self.pending(invitation).ok_or(RosterError::Spent)?;
+        let path = file(&self.operators, operator);
+        let known = state::read_json::<Operator>(&path)?;
+        self.may_enrol(operator, known.as_ref(), pending.operator.as_deref())?;
         // Of two that redeem one invitation, the one that removes the file has it.
         std::fs::remove_file(file(&self.invitations, invitation))
             .map_err(|_| RosterError::Spent)?;
         self.retire(invitation, "used invitation")?;
-        let path = file(&self.operators, operator);
-        // An invitation does not let its holder rename somebody who is enrolled, nor cut off what
-        // they run.
-        let enrolled = match state::read_json::<Operator>(&path)? {
-            Some(known) if pending.operator.is_none() => Operator {
-                until: None,
+        let named_by_site = pending.operator.is_some();
+        let enrolled = match known {
+            Some(known) => Operator {
+                named_by_site: named_by_site || known.named_by_site,
                 ..known
             },
-            known => Operator {
-                named_by_site: pending.operator.is_some(),
-                first: known.and_then(|known| known.first),
+            None => Operator {
+                named_by_site,
                 ..Operator::new(
                     pending.operator.as_deref().unwrap_or(name),
                     &operator.to_string(),
@@ -241,6 +266,33 @@ impl Roster {
         };
         state::write_json(&path, &enrolled)?;
         Ok(enrolled)
+    }
+
+    /// Refuses a key that has, or had, another name or another key in its place.
+    fn may_enrol(
+        &self,
+        key: &Fingerprint,
+        known: Option<&Operator>,
+        invited: Option<&str>,
+    ) -> Result<(), RosterError> {
+        let replaced = |operator: &Operator| RosterError::Replaced {
+            operator: operator.name.clone(),
+        };
+        match (known, invited) {
+            (Some(known), _) if known.until.is_some() => Err(replaced(known)),
+            (Some(known), Some(invited)) if known.name != invited => Err(RosterError::OtherName {
+                enrolled: known.name.clone(),
+                invited: invited.to_owned(),
+            }),
+            (Some(_), _) => Ok(()),
+            // Whoever was enrolled with it first is known by it still: enrolled anew, it would have
+            // a part in what they run.
+            (None, _) => {
+                let (key, operators) = (key.to_string(), self.operators()?);
+                let successor = operators.iter().find(|operator| operator.id() == key);
+                successor.map_or(Ok(()), |operator| Err(replaced(operator)))
+            }
+        }
     }
 
     /// Lets an operator call with this key; their others count until `until` (seconds since 1970)

@@ -109,7 +109,7 @@ impl Agent for Service {
             federation: None,
         };
         let enrolled = match peer {
-            Some(peer) => Self::enrol(self, &peer.fingerprint, request.into_inner()),
+            Some(peer) => Self::enrol(self, &peer, request.into_inner()),
             None => Err(Refusal::new(
                 Reason::NotAllowed,
                 "the caller has no identity",
@@ -124,7 +124,11 @@ impl Agent for Service {
     }
 
     async fn rotate(&self, request: Request<v1::RotateRequest>) -> Answer<v1::RotateReply> {
-        let act = async |operator, message| Self::rotate(self, &operator, message);
+        let peer = request.extensions().get::<PeerIdentity>().copied();
+        let act = async |operator, message| {
+            let peer = peer.expect("an operator is known by the key of the connection");
+            Self::rotate(self, &operator, &peer, message)
+        };
         self.make("Rotate", None, request, act).await
     }
 

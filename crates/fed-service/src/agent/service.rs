@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fed_core::{FederationId, Leases, PoolName, SiteDescription};
-use fed_rpc::Fingerprint;
+use fed_rpc::possession::{self, PossessionError, Purpose};
 use fed_rpc::status::{Reason, Refusal};
-use fed_rpc::v1;
+use fed_rpc::{Fingerprint, PeerIdentity, v1};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -53,22 +53,21 @@ impl Service {
         Ok((id, self.registry.find(id, operator.id())?))
     }
 
-    /// Redeems an invitation; the holder of its key is `invited`.
+    /// Redeems an invitation, whose key the peer holds.
     pub(super) fn enrol(
         &self,
-        invited: &Fingerprint,
+        peer: &PeerIdentity,
         message: v1::EnrolRequest,
     ) -> Answer<(Operator, v1::EnrolReply)> {
-        let operator = certified(message.operator_certificate)?;
         let name = message.operator_name;
         if name.is_empty() || name.len() > OPERATOR_NAME_LIMIT || name.contains(char::is_control) {
             let message = "operator_name must be 1 to 64 bytes of text";
             return Err(Refusal::new(Reason::InvalidRequest, message));
         }
-        let enrolled = self
-            .roster
-            .enrol(invited, &operator, &name)
-            .map_err(refused)?;
+        let purpose = Purpose::Enrol(&name);
+        let operator = proved(message.operator_certificate, purpose, peer, &message.proof)?;
+        let enrolled = self.roster.enrol(&peer.fingerprint, &operator, &name);
+        let enrolled = enrolled.map_err(refused)?;
         info!(operator = enrolled.name, fingerprint = %operator, "operator enrolled");
         let reply = v1::EnrolReply {
             site: self.site().name.to_string(),
@@ -80,9 +79,11 @@ impl Service {
     pub(super) fn rotate(
         &self,
         operator: &Operator,
+        peer: &PeerIdentity,
         message: v1::RotateRequest,
     ) -> Answer<v1::RotateReply> {
-        let new = certified(message.operator_certificate)?;
+        let certificate = message.operator_certificate;
+        let new = proved(certificate, Purpose::Rotate, peer, &message.proof)?;
         let keep = Duration::from_secs(message.keep_seconds).min(LONGEST_KEEP);
         let rotated = self
             .roster
@@ -299,7 +300,9 @@ impl Service {
 fn refused(error: RosterError) -> Refusal {
     let reason = match error {
         RosterError::Spent => Reason::InvitationSpent,
-        RosterError::Taken => Reason::NotAllowed,
+        RosterError::Taken | RosterError::OtherName { .. } | RosterError::Replaced { .. } => {
+            Reason::NotAllowed
+        }
         RosterError::State(_) | RosterError::Unknown { .. } | RosterError::Ambiguous { .. } => {
             Reason::Internal
         }
@@ -307,10 +310,20 @@ fn refused(error: RosterError) -> Refusal {
     Refusal::from_error(reason, &error)
 }
 
-/// The key of a certificate in a message.
-fn certified(certificate: Vec<u8>) -> Answer<Fingerprint> {
-    Fingerprint::of_certificate(&certificate.into())
-        .map_err(|error| Refusal::from_error(Reason::InvalidRequest, &error))
+/// The key of a certificate in a message, which the peer has proved to hold.
+fn proved(
+    certificate: Vec<u8>,
+    purpose: Purpose<'_>,
+    peer: &PeerIdentity,
+    proof: &[u8],
+) -> Answer<Fingerprint> {
+    possession::check(&certificate.into(), purpose, &peer.binding, proof).map_err(|error| {
+        let reason = match error {
+            PossessionError::Certificate(_) => Reason::InvalidRequest,
+            PossessionError::Unproven { .. } => Reason::UnprovenKey,
+        };
+        Refusal::from_error(reason, &error)
+    })
 }
 
 fn invalid(error: Invalid) -> Refusal {

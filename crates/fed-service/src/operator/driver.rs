@@ -31,7 +31,7 @@ pub(super) enum Outcome {
     /// An event of the life cycle, and no more.
     Event(Event),
     /// A site answered over this connection.
-    Site(SiteClient, Event),
+    Site(Box<SiteClient>, Event),
     /// The operator's node runs.
     Node(Box<Supervision>, Event),
     /// The scheduler runs behind this gateway.
@@ -179,7 +179,7 @@ impl Driver {
             .map_err(text)?;
         let description = client.describe().await.map_err(text)?;
         Ok(Outcome::Site(
-            client,
+            Box::new(client),
             Event::Described(name, Box::new(description)),
         ))
     }

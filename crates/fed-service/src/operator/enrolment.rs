@@ -4,7 +4,9 @@ use std::time::SystemTime;
 
 use fed_core::{Leases, NameError, SiteName};
 use fed_rpc::client::{self, ConnectError};
+use fed_rpc::possession::{self, Purpose};
 use fed_rpc::status::CallError;
+use fed_rpc::tls::Pins;
 use fed_rpc::{Invitation, v1};
 use thiserror::Error;
 
@@ -74,23 +76,25 @@ pub async fn enrol(
     }
     let identity = state.identity()?;
     let address = invitation.address().to_owned();
-    let connected = client::connect(
+    let connected = client::connect_to_any(
         &address,
         invitation.identity(),
-        invitation.agent(),
+        &Pins::new([invitation.agent()]),
         Leases::CONNECT,
     )
     .await;
-    let mut agent = connected.map_err(|source| EnrolError::Connect {
+    let mut connected = connected.map_err(|source| EnrolError::Connect {
         address: address.clone(),
         source,
     })?;
+    let proof = possession::prove(&identity, Purpose::Enrol(operator_name), &connected.binding);
     let mut request = tonic::Request::new(v1::EnrolRequest {
         operator_certificate: identity.certificate().to_vec(),
         operator_name: operator_name.to_owned(),
+        proof,
     });
     request.set_timeout(Leases::CALL);
-    let enrolled = agent.enrol(request).await;
+    let enrolled = connected.agent.enrol(request).await;
     let enrolled = enrolled.map_err(|status| EnrolError::Call {
         address: address.clone(),
         source: status.into(),

@@ -181,7 +181,7 @@ impl Operator {
         let event = match outcome {
             Outcome::Event(event) => event,
             Outcome::Site(client, event) => {
-                self.driver.sites.insert(client.name.clone(), client);
+                self.driver.sites.insert(client.name.clone(), *client);
                 event
             }
             Outcome::Node(supervision, event) => {

@@ -8,6 +8,7 @@ use fed_core::{
     FederationId, Leases, Member, MemberId, Peer, Plan, SiteDescription, SiteName, SitePlan,
 };
 use fed_rpc::client::{self, ConnectError};
+use fed_rpc::possession::{self, ChannelBinding, Purpose};
 use fed_rpc::status::{CallError, ENDED_HERE, Reason};
 use fed_rpc::tls::Pins;
 use fed_rpc::v1::{self, agent_client::AgentClient};
@@ -82,6 +83,7 @@ pub(super) struct SiteClient {
     pub(super) name: SiteName,
     address: String,
     agent: AgentClient<Channel>,
+    binding: ChannelBinding,
     pins: Pins,
     state: OperatorState,
 }
@@ -100,7 +102,11 @@ impl SiteClient {
         let pins = Pins::new(std::iter::once(own).chain(next));
         let connected =
             client::connect_to_any(&site.address, identity, &pins, Leases::CONNECT).await;
-        let (agent, seen) = connected?;
+        let client::Connected {
+            agent,
+            seen,
+            binding,
+        } = connected?;
         if seen != own {
             let shown = seen.to_string();
             state.change_site(&name, |site| {
@@ -115,6 +121,7 @@ impl SiteClient {
             name,
             address: site.address.clone(),
             agent,
+            binding,
             pins,
             state: state.clone(),
         })
@@ -151,11 +158,13 @@ impl SiteClient {
         Ok(convert::description(reply)?)
     }
 
-    /// Has the agent take another key of the operator's too; the others count for `keep`.
+    /// Has the agent take another key of the operator's too; the others count for `keep`. To be
+    /// called on the connection that [`SiteClient::connect`] has just made.
     pub(super) async fn rotate(&self, new: &Identity, keep: Duration) -> Result<(), SiteError> {
         let request = timed(v1::RotateRequest {
             operator_certificate: new.certificate().to_vec(),
             keep_seconds: keep.as_secs(),
+            proof: possession::prove(new, Purpose::Rotate, &self.binding),
         });
         self.agent.clone().rotate(request).await?;
         Ok(())

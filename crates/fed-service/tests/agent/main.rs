@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fed_rpc::client::{self, ConnectError};
-use fed_rpc::status::{CallError, Reason};
+use fed_rpc::client::{self, ConnectError, Connected};
+use fed_rpc::possession::{self, ChannelBinding, Purpose};
+use fed_rpc::status::{CallError, Reason, Refusal};
+use fed_rpc::tls::Pins;
 use fed_rpc::v1::agent_client::AgentClient;
 use fed_rpc::{Identity, Invitation, v1};
-use fed_service::agent::{self, AgentConfig, ConfigFile};
+use fed_service::agent::{self, AgentConfig, ConfigFile, Roster};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -64,22 +66,44 @@ impl Site {
     }
 
     async fn connect(&self, identity: &Identity) -> Result<AgentClient<Channel>, ConnectError> {
+        Ok(self.bound(identity).await?.agent)
+    }
+
+    /// A connection, with what proofs on it are bound to.
+    async fn bound(&self, identity: &Identity) -> Result<Connected, ConnectError> {
         let own = Identity::load(&self.state().join("identity/agent.pem")).unwrap();
-        let address = self.address.to_string();
-        client::connect(&address, identity, own.fingerprint(), PATIENCE).await
+        let (address, pins) = (self.address.to_string(), Pins::new([own.fingerprint()]));
+        client::connect_to_any(&address, identity, &pins, PATIENCE).await
     }
 
     /// Enrols a new operator.
     async fn enrol(&self, name: &str) -> Identity {
         let (operator, invitation) = (Identity::generate(name).unwrap(), self.invite(None));
-        let mut agent = self.connect(invitation.identity()).await.unwrap();
-        agent.enrol(request(&operator, name)).await.unwrap();
+        let mut invited = self.bound(invitation.identity()).await.unwrap();
+        let request = enrolment(&operator, name, &invited.binding);
+        invited.agent.enrol(request).await.unwrap();
         operator
+    }
+
+    /// The audit log when it has so many lines: a refused client may know before it is noted.
+    async fn audit_of(&self, lines: usize) -> Vec<(String, String, Option<String>)> {
+        let there = async {
+            while self.audit().len() < lines {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let there = tokio::time::timeout(PATIENCE, there).await;
+        assert!(there.is_ok(), "{:?}", self.audit());
+        self.audit()
+    }
+
+    fn audit_text(&self) -> String {
+        std::fs::read_to_string(Path::new(&self.state()).join("audit.jsonl")).unwrap()
     }
 
     /// Lines of the audit log, as (call, outcome, operator).
     fn audit(&self) -> Vec<(String, String, Option<String>)> {
-        let text = std::fs::read_to_string(Path::new(&self.state()).join("audit.jsonl")).unwrap();
+        let text = self.audit_text();
         let lines = text
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -93,20 +117,34 @@ impl Site {
     }
 }
 
-fn request(operator: &Identity, name: &str) -> v1::EnrolRequest {
+fn enrolment(operator: &Identity, name: &str, binding: &ChannelBinding) -> v1::EnrolRequest {
     v1::EnrolRequest {
         operator_certificate: operator.certificate().to_vec(),
         operator_name: name.to_owned(),
+        proof: possession::prove(operator, Purpose::Enrol(name), binding),
+    }
+}
+
+fn rotation(new: &Identity, keep_seconds: u64, binding: &ChannelBinding) -> v1::RotateRequest {
+    v1::RotateRequest {
+        operator_certificate: new.certificate().to_vec(),
+        keep_seconds,
+        proof: possession::prove(new, Purpose::Rotate, binding),
     }
 }
 
 #[track_caller]
-fn reason<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> Reason {
+fn refusal<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> Refusal {
     let error = CallError::from(answer.unwrap_err());
     let CallError::Refused(refusal) = error else {
         panic!("{error:?}");
     };
-    refusal.reason
+    refusal
+}
+
+#[track_caller]
+fn reason<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> Reason {
+    refusal(answer).reason
 }
 
 fn noted(call: &str, outcome: &str, operator: Option<&str>) -> (String, String, Option<String>) {
@@ -122,21 +160,23 @@ async fn an_invitations_key_may_enrol_once_and_nothing_else() {
     let site = Site::start().await;
     let invitation = site.invite(Some("alice@lab"));
     let operator = Identity::generate("operator").unwrap();
-    let mut invited = site.connect(invitation.identity()).await.unwrap();
+    let Connected {
+        agent: mut invited,
+        binding,
+        ..
+    } = site.bound(invitation.identity()).await.unwrap();
     let describe = invited.describe(v1::DescribeRequest {}).await;
     assert_eq!(reason(describe), Reason::NotAllowed);
     let leave = v1::LeaveRequest {
         federation: "0123456789".to_owned(),
     };
     assert_eq!(reason(invited.leave(leave).await), Reason::NotAllowed);
-    let rotate = v1::RotateRequest {
-        operator_certificate: operator.certificate().to_vec(),
-        keep_seconds: 60,
-    };
+    let rotate = rotation(&operator, 60, &binding);
     assert_eq!(reason(invited.rotate(rotate).await), Reason::NotAllowed);
-    invited.enrol(request(&operator, "root")).await.unwrap();
+    let enrol = || enrolment(&operator, "root", &binding);
+    invited.enrol(enrol()).await.unwrap();
     // The connection outlives the invitation, its rights do not.
-    let again = invited.enrol(request(&operator, "root")).await;
+    let again = invited.enrol(enrol()).await;
     assert_eq!(reason(again), Reason::InvitationSpent);
     let refused = site.connect(invitation.identity()).await;
     assert!(matches!(refused, Err(ConnectError::Refused { .. })));
@@ -171,7 +211,7 @@ async fn a_removed_operators_next_call_is_refused_on_a_connection_that_stands() 
     let refused = site.connect(&operator).await;
     assert!(matches!(refused, Err(ConnectError::Refused { .. })));
     assert_eq!(
-        site.audit()[2..],
+        site.audit_of(5).await[2..],
         [
             noted("RemoveOperator", "ok", Some("alice")),
             noted("Describe", "not-allowed", None),
@@ -187,18 +227,22 @@ async fn an_operator_changes_the_key_and_the_old_one_ends() {
         site.enrol("alice").await,
         Identity::generate("new").unwrap(),
     );
-    let rotate = |keep_seconds| v1::RotateRequest {
-        operator_certificate: new.certificate().to_vec(),
-        keep_seconds,
-    };
-    let mut before = site.connect(&old).await.unwrap();
-    before.rotate(rotate(3600)).await.unwrap();
+    let Connected {
+        agent: mut before,
+        binding,
+        ..
+    } = site.bound(&old).await.unwrap();
+    before.rotate(rotation(&new, 3600, &binding)).await.unwrap();
     for key in [&old, &new] {
         let mut agent = site.connect(key).await.unwrap();
         agent.describe(v1::DescribeRequest {}).await.unwrap();
     }
-    let mut after = site.connect(&new).await.unwrap();
-    after.rotate(rotate(0)).await.unwrap();
+    let Connected {
+        agent: mut after,
+        binding,
+        ..
+    } = site.bound(&new).await.unwrap();
+    after.rotate(rotation(&new, 0, &binding)).await.unwrap();
     assert_eq!(
         reason(before.describe(v1::DescribeRequest {}).await),
         Reason::NotAllowed
@@ -206,6 +250,162 @@ async fn an_operator_changes_the_key_and_the_old_one_ends() {
     let refused = site.connect(&old).await;
     assert!(matches!(refused, Err(ConnectError::Refused { .. })));
     after.describe(v1::DescribeRequest {}).await.unwrap();
+}
+
+/// Who holds an invitation, even one with a name, and knows somebody's certificate, gets nothing.
+#[tokio::test]
+async fn a_key_is_enrolled_by_its_holder_alone() {
+    let (site, other) = (Site::start().await, Site::start().await);
+    let alice = site.enrol("alice").await;
+    let mallory = Identity::generate("mallory").unwrap();
+    let invitation = site.invite(Some("mallory@lab"));
+    let mut invited = site.bound(invitation.identity()).await.unwrap();
+    // Another connection of the same holder, to this agent and to another one.
+    let second = site.bound(invitation.identity()).await.unwrap();
+    let elsewhere = other.invite(None);
+    let elsewhere = other.bound(elsewhere.identity()).await.unwrap();
+    let foreign = v1::EnrolRequest {
+        operator_certificate: alice.certificate().to_vec(),
+        ..enrolment(&mallory, "x", &invited.binding)
+    };
+    let unsigned = v1::EnrolRequest {
+        proof: Vec::new(),
+        ..enrolment(&mallory, "x", &invited.binding)
+    };
+    let renamed = v1::EnrolRequest {
+        operator_name: "root".to_owned(),
+        ..enrolment(&mallory, "x", &invited.binding)
+    };
+    for (what, request, held) in [
+        ("a foreign certificate", foreign, &alice),
+        ("no signature", unsigned, &mallory),
+        ("a signature over another name", renamed, &mallory),
+        (
+            "a signature for another agent",
+            enrolment(&alice, "alice", &elsewhere.binding),
+            &alice,
+        ),
+        (
+            "a signature of another connection",
+            enrolment(&mallory, "x", &second.binding),
+            &mallory,
+        ),
+    ] {
+        let refused = refusal(invited.agent.enrol(request).await);
+        assert_eq!(refused.reason, Reason::UnprovenKey, "{what}");
+        let key = held.fingerprint().to_string();
+        assert!(
+            refused.message.contains(&key),
+            "{what}: {}",
+            refused.message
+        );
+    }
+    // With her own key, which has a name here, mallory's invitation is of no use to alice either.
+    let own = enrolment(&alice, "alice", &invited.binding);
+    let refused = refusal(invited.agent.enrol(own).await);
+    assert_eq!(refused.reason, Reason::NotAllowed);
+    let told = "enrolled here as alice already, and the invitation is for mallory@lab";
+    assert!(refused.message.contains(told), "{}", refused.message);
+    let names: Vec<_> = Roster::open(&site.state()).unwrap().operators().unwrap();
+    let names: Vec<_> = names.iter().map(|operator| &operator.name).collect();
+    assert_eq!(names, ["alice"]);
+    // None of this has spent the invitation.
+    let request = enrolment(&mallory, "x", &invited.binding);
+    invited.agent.enrol(request).await.unwrap();
+    let mut expected = vec![noted("Enrol", "ok", Some("alice"))];
+    expected.extend(vec![noted("Enrol", "unproven-key", None); 5]);
+    expected.push(noted("Enrol", "not-allowed", None));
+    expected.push(noted("Enrol", "ok", Some("mallory@lab")));
+    assert_eq!(site.audit(), expected);
+}
+
+/// The old key authorises, the new one proves that its holder wants to be this operator.
+#[tokio::test]
+async fn a_key_replaces_another_if_its_holder_asks() {
+    let (site, other) = (Site::start().await, Site::start().await);
+    let (alice, bob) = (site.enrol("alice").await, site.enrol("bob").await);
+    let (new, at_other) = (Identity::generate("new").unwrap(), other.enrol("bob").await);
+    let mut bobs = site.bound(&bob).await.unwrap();
+    let alices = site.bound(&alice).await.unwrap();
+    let elsewhere = other.bound(&at_other).await.unwrap();
+    let foreign = v1::RotateRequest {
+        operator_certificate: alice.certificate().to_vec(),
+        ..rotation(&new, 60, &bobs.binding)
+    };
+    let unsigned = v1::RotateRequest {
+        proof: Vec::new(),
+        ..rotation(&new, 60, &bobs.binding)
+    };
+    let by_the_old = v1::RotateRequest {
+        proof: possession::prove(&bob, Purpose::Rotate, &bobs.binding),
+        ..rotation(&new, 60, &bobs.binding)
+    };
+    let for_enrolment = v1::RotateRequest {
+        proof: possession::prove(&new, Purpose::Enrol(""), &bobs.binding),
+        ..rotation(&new, 60, &bobs.binding)
+    };
+    for (what, request) in [
+        ("a foreign certificate", foreign),
+        ("no signature", unsigned),
+        ("a signature of the old key", by_the_old),
+        ("a signature for an enrolment", for_enrolment),
+        (
+            "a signature for another agent",
+            rotation(&new, 60, &elsewhere.binding),
+        ),
+        (
+            "a signature that another operator has seen",
+            rotation(&new, 60, &alices.binding),
+        ),
+    ] {
+        assert_eq!(
+            reason(bobs.agent.rotate(request).await),
+            Reason::UnprovenKey,
+            "{what}"
+        );
+    }
+    // Nobody becomes another operator, even with that one's key.
+    let taken = bobs.agent.rotate(rotation(&alice, 60, &bobs.binding)).await;
+    assert_eq!(reason(taken), Reason::NotAllowed);
+    let keys = Roster::open(&site.state()).unwrap().operators().unwrap();
+    assert!(keys.iter().all(|key| key.until.is_none()) && keys.len() == 2);
+    bobs.agent
+        .rotate(rotation(&new, 60, &bobs.binding))
+        .await
+        .unwrap();
+    let mut expected = vec![noted("Rotate", "unproven-key", Some("bob")); 6];
+    expected.push(noted("Rotate", "not-allowed", Some("bob")));
+    expected.push(noted("Rotate", "ok", Some("bob")));
+    assert_eq!(site.audit()[2..], expected);
+}
+
+/// In the handshake, and in the first call of a connection that stood before.
+#[tokio::test]
+async fn an_expired_invitation_is_refused_and_noted() {
+    let site = Site::start().await;
+    let (invitation, operator) = (site.invite(None), Identity::generate("alice").unwrap());
+    let mut before = site.bound(invitation.identity()).await.unwrap();
+    let roster = Roster::open(&site.state()).unwrap();
+    roster.invite(&invitation.holder(), 1, None).unwrap();
+    let request = enrolment(&operator, "alice", &before.binding);
+    let refused = refusal(before.agent.enrol(request).await);
+    assert_eq!(refused.reason, Reason::InvitationSpent);
+    assert!(
+        refused.message.contains("has expired"),
+        "{}",
+        refused.message
+    );
+    let late = site.connect(invitation.identity()).await;
+    assert!(matches!(late, Err(ConnectError::Refused { .. })));
+    assert_eq!(
+        site.audit_of(2).await,
+        [
+            noted("Enrol", "invitation-spent", None),
+            noted("handshake", "refused", None),
+        ]
+    );
+    assert!(site.audit_text().contains("\"expired invitation\""));
+    assert!(roster.operators().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -77,11 +77,23 @@ fn the_site_may_choose_the_name() {
         (alice.name.as_str(), alice.named_by_site),
         ("alice@lab", true)
     );
-    // Another invitation does not rename her.
+    // Another invitation does not rename her, whoever chooses the name.
     let again = enrolled(&roster, 3, 2, "mallory");
+    assert_eq!(again, alice);
+    roster
+        .invite(&key(6), unix_seconds() + HOUR, Some("mallory@lab"))
+        .unwrap();
+    let renamed = roster.enrol(&key(6), &key(2), "x").unwrap_err();
+    assert!(
+        matches!(&renamed, RosterError::OtherName { enrolled, invited }
+            if enrolled == "alice@lab" && invited == "mallory@lab"),
+        "{renamed}"
+    );
+    // It is not spent, and good for somebody else.
+    assert_eq!(roster.operators().unwrap(), [alice]);
     assert_eq!(
-        (again.name.as_str(), again.named_by_site),
-        ("alice@lab", true)
+        roster.enrol(&key(6), &key(7), "x").unwrap().name,
+        "mallory@lab"
     );
     let bob = enrolled(&roster, 4, 5, "bob");
     assert!(!bob.named_by_site);
@@ -151,6 +163,37 @@ fn both_keys_count_while_one_replaces_the_other() {
     roster.rotate(&new, &key(3), unix_seconds()).unwrap();
     assert!(!roster.admit(&key(2)) && roster.admit(&key(3)));
     assert!(roster.knows(alice.id()).unwrap());
+}
+
+#[test]
+fn a_key_that_was_replaced_is_not_enrolled_again() {
+    let (_folder, roster) = roster();
+    let alice = enrolled(&roster, 1, 2, "alice");
+    roster
+        .rotate(&alice, &key(3), unix_seconds() + HOUR)
+        .unwrap();
+    let invite = || {
+        let expires = unix_seconds() + HOUR;
+        roster.invite(&key(4), expires, None).unwrap();
+    };
+    invite();
+    let old_key = || roster.enrol(&key(4), &key(2), "alice");
+    assert!(matches!(old_key(), Err(RosterError::Replaced { operator }) if operator == "alice"));
+    // Nor when nothing but her id tells whose it was.
+    let Role::Operator(new) = roster.role(&key(3)) else {
+        panic!("refused");
+    };
+    roster.rotate(&new, &key(3), unix_seconds()).unwrap();
+    assert_eq!(roster.sweep().unwrap(), 1);
+    assert!(matches!(old_key(), Err(RosterError::Replaced { operator }) if operator == "alice"));
+    // The new one may be enrolled as before, and whoever was removed with the old one too.
+    assert_eq!(
+        roster.enrol(&key(4), &key(3), "x").unwrap().id(),
+        alice.id()
+    );
+    roster.remove("alice").unwrap();
+    invite();
+    old_key().unwrap();
 }
 
 #[test]
