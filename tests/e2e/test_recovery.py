@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DROPPED = 60.0
 """Seconds in which Dask drops a silent peer (30) on a busy machine."""
+SITE = 5
+"""Exit code of what a site refuses."""
 BACK = 120.0
 """Seconds for both ends to notice, and for new workers to start and register."""
 
@@ -84,6 +86,8 @@ def test_a_worker_that_is_killed_is_replaced(world: World) -> None:
 
 
 def test_a_worker_that_is_retired_is_not_replaced(world: World) -> None:
+    """Nor does it count: another federation of the operator may have one in its place."""
+    world.sites["ecmwf"].reload("[policy]\nworkers = 2\n")
     world.up()
     with world.notebook() as notebook:
         notebook.connect()
@@ -96,6 +100,10 @@ def test_a_worker_that_is_retired_is_not_replaced(world: World) -> None:
         os.kill(nanny, signal.SIGKILL)
         until(lambda: workers(world, "ecmwf") == ["ecmwf-1-2"], patience=BACK)
         assert notebook(_answer_after, 0.1, "ecmwf") == "10"
+        world.up("--name", "second", sites=["ecmwf"], workers=1)
+        third = world.up("--name", "third", sites=["ecmwf"], workers=1, code=SITE)
+        assert "2 would become 3" in third.stderr
+    world.fed("down", "second")
     world.fed("down")
 
 

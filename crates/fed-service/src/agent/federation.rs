@@ -1,10 +1,10 @@
 //! One federation at a site: a task that owns its node, its workers and its lease, and the handle
 //! by which the agent's other tasks call it.
 
+mod crew;
 mod pools;
 mod task;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,11 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+pub(super) use self::crew::Crew;
+#[cfg(test)]
+pub(super) use self::crew::Exit;
 use self::task::Task;
+use super::account::{Account, Reservation};
 use super::replacement::Replacements;
 use crate::node::{NodeClient, NodeFolder, Ready, Report};
 use crate::python::Interpreter;
@@ -48,17 +52,16 @@ pub(super) struct Record {
     pub(super) all_pools: Vec<String>,
     /// The node's process.
     pub(super) node_pid: Option<u32>,
-    /// Number that the next worker gets.
-    pub(super) next_worker: u32,
-    /// Names of the workers that run, by pool.
-    pub(super) workers: BTreeMap<PoolName, Vec<String>>,
-    /// How many should run, by pool.
+    /// The pools as the site offered them when it began.
     #[serde(default)]
-    pub(super) wanted: BTreeMap<PoolName, u32>,
+    pub(super) pools: Vec<PoolOffer>,
+    /// Its workers.
+    #[serde(flatten)]
+    pub(super) crew: Crew,
 }
 
 /// What every federation of one agent shares.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Host {
     pub(super) site: SiteName,
     /// The `fed` program, to start nodes with.
@@ -90,7 +93,8 @@ pub(super) enum Happening {
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// A call to the task of a federation.
+/// A call to the task of a federation. One that wants workers brings what was reserved for it, which
+/// the task gives back once it has reported what came of it.
 pub(super) enum Call {
     Prepare(Answer<Ready>),
     Connect(Vec<Peer>, Answer<()>),
@@ -99,9 +103,15 @@ pub(super) enum Call {
         scheduler: String,
         pools: Vec<(PoolName, u32)>,
         all_pools: Vec<String>,
+        reservation: Reservation,
         answer: Answer<Vec<String>>,
     },
-    Scale(PoolName, u32, Answer<Vec<String>>),
+    Scale {
+        pool: PoolName,
+        workers: u32,
+        reservation: Reservation,
+        answer: Answer<Vec<String>>,
+    },
     Stop(Vec<String>, Answer<Vec<String>>),
     Logs(usize, Answer<Vec<(String, String)>>),
     Renew(Answer<Duration>),
@@ -118,7 +128,7 @@ impl Call {
             Self::Connect(_, answer) => drop(answer.send(Err(refusal))),
             Self::Report(answer) => drop(answer.send(Err(refusal))),
             Self::Start { answer, .. } => drop(answer.send(Err(refusal))),
-            Self::Scale(_, _, answer) => drop(answer.send(Err(refusal))),
+            Self::Scale { answer, .. } => drop(answer.send(Err(refusal))),
             Self::Stop(_, answer) => drop(answer.send(Err(refusal))),
             Self::Logs(_, answer) => drop(answer.send(Err(refusal))),
             Self::Renew(answer) => drop(answer.send(Err(refusal))),
@@ -161,6 +171,7 @@ pub(super) fn spawn(
     host: Arc<Host>,
     folder: PathBuf,
     record: Record,
+    account: Account,
     adopt: bool,
     ended: impl FnOnce(String) + Send + 'static,
 ) -> Federation {
@@ -180,6 +191,7 @@ pub(super) fn spawn(
         folder,
         deadline: Instant::now() + record.lease,
         record,
+        account,
         events,
         running: None,
         replacements: Replacements::default(),
@@ -193,3 +205,6 @@ pub(super) fn spawn(
 fn refuse(reason: Reason, error: &(dyn std::error::Error + 'static)) -> Refusal {
     Refusal::from_error(reason, error)
 }
+
+#[cfg(test)]
+mod tests;

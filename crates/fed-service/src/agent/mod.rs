@@ -2,12 +2,14 @@
 //!
 //! [`init`] prepares a host, [`invite`] lets one operator in, [`run`] is the daemon.
 
+mod account;
 mod audit;
 mod config;
 mod desk;
 mod draft;
 mod federation;
 mod keys;
+mod ledger;
 mod policy;
 mod registry;
 mod replacement;

@@ -1,12 +1,13 @@
-//! What an operator may have at this site: the limits of agent.toml, and who has used how much.
+//! What an operator may have at this site: the limits of agent.toml.
 //!
 //! Does no IO: the service asks here before it passes a call on.
 
-use std::collections::BTreeMap;
+use std::iter::Sum;
+use std::ops::Add;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fed_core::{FederationId, PoolName, PoolOffer, SiteName};
+use fed_core::{PoolName, PoolOffer, SiteName};
 use fed_rpc::status::{Reason, Refusal};
 use serde::{Deserialize, Deserializer};
 
@@ -200,46 +201,47 @@ impl Allowance<'_> {
         }
     }
 
-    fn total(&self, before: Usage, after: Usage) -> Result<(), Refusal> {
-        let refuse = |most: String, what: &str, before: String, after: String| {
-            Err(self.exceeded(format!(
-                "{most} {what} at a time, over all federations; {before} would become {after}"
-            )))
-        };
-        // Whoever uses too much, because a limit was lowered, may still use less.
-        if let Some(most) = self.limits.workers
-            && after.workers > u64::from(most)
-            && after.workers > before.workers
-        {
-            return refuse(
-                most.to_string(),
+    /// Refuses that an operator's use grows from `before` beyond the limits. Whoever uses too much,
+    /// because a limit was lowered, may still use less.
+    pub(super) fn total(&self, before: Usage, after: Usage) -> Result<(), Refusal> {
+        let plain = |number: u64| number.to_string();
+        let size = |bytes: u64| ByteSize::b(bytes).to_string();
+        let limits = self.limits;
+        let measures: [(Option<u64>, u64, u64, &str, &dyn Fn(u64) -> String); 3] = [
+            (
+                limits.workers.map(u64::from),
+                before.workers,
+                after.workers,
                 "workers (workers)",
-                before.workers.to_string(),
-                after.workers.to_string(),
-            );
-        }
-        if let Some(most) = self.limits.cores
-            && after.cores > u64::from(most)
-            && after.cores > before.cores
-        {
-            return refuse(
-                most.to_string(),
+                &plain,
+            ),
+            (
+                limits.cores.map(u64::from),
+                before.cores,
+                after.cores,
                 "cores (cores)",
-                before.cores.to_string(),
-                after.cores.to_string(),
-            );
-        }
-        if let Some(most) = self.limits.memory
-            && after.memory_bytes > most.as_u64()
-            && after.memory_bytes > before.memory_bytes
-        {
-            let text = |bytes| ByteSize::b(bytes).to_string();
-            return refuse(
-                most.to_string(),
+                &plain,
+            ),
+            (
+                limits.memory.map(|memory| memory.as_u64()),
+                before.memory_bytes,
+                after.memory_bytes,
                 "of memory (memory)",
-                text(before.memory_bytes),
-                text(after.memory_bytes),
-            );
+                &size,
+            ),
+        ];
+        for (most, before, after, what, text) in measures {
+            if let Some(most) = most
+                && after > most
+                && after > before
+            {
+                return Err(self.exceeded(format!(
+                    "{} {what} at a time, over all federations; {} would become {}",
+                    text(most),
+                    text(before),
+                    text(after)
+                )));
+            }
         }
         Ok(())
     }
@@ -250,140 +252,32 @@ impl Allowance<'_> {
     }
 }
 
+/// What an operator's federations take of the site.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Usage {
-    workers: u64,
-    cores: u64,
-    memory_bytes: u64,
+pub(super) struct Usage {
+    pub(super) workers: u64,
+    /// Threads of workers.
+    pub(super) cores: u64,
+    /// Limits of workers.
+    pub(super) memory_bytes: u64,
 }
 
-/// Workers that a federation may have: those it has, and those that are being started.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Account {
-    operator: String,
-    pools: BTreeMap<PoolName, u32>,
-}
+impl Add for Usage {
+    type Output = Self;
 
-/// Who uses how much of the site.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Ledger(BTreeMap<FederationId, Account>);
-
-impl Ledger {
-    /// Opens the account of a federation, with the workers that it has already.
-    pub(super) fn open(
-        &mut self,
-        id: FederationId,
-        operator: &str,
-        pools: BTreeMap<PoolName, u32>,
-    ) {
-        self.0.entry(id).or_insert_with(|| Account {
-            operator: operator.to_owned(),
-            pools,
-        });
-    }
-
-    /// Closes the account of a federation that has ended.
-    pub(super) fn close(&mut self, id: FederationId) {
-        self.0.remove(&id);
-    }
-
-    /// Sets the workers of some pools of a federation, if its operator may have as many. Returns
-    /// what was there before, for [`Ledger::failed`].
-    ///
-    /// # Errors
-    /// When a limit would be exceeded; nothing is changed then.
-    pub(super) fn reserve(
-        &mut self,
-        id: FederationId,
-        pools: &[(PoolName, u32)],
-        offers: &[PoolOffer],
-        allowance: &Allowance<'_>,
-    ) -> Result<BTreeMap<PoolName, u32>, Refusal> {
-        let Some(account) = self.0.get(&id) else {
-            // It has just ended; whoever is asked next says so.
-            return Ok(BTreeMap::new());
-        };
-        let mut wanted = account.pools.clone();
-        for (pool, workers) in pools {
-            if offers.iter().all(|offer| offer.name != *pool) {
-                let message = format!("{} has no pool {pool}", allowance.site);
-                return Err(Refusal::new(Reason::UnknownPool, message));
-            }
-            if *workers > 0 {
-                allowance.pool(pool)?;
-            }
-            wanted.insert(pool.clone(), *workers);
-        }
-        let elsewhere: Vec<_> = self
-            .0
-            .iter()
-            .filter(|(other, theirs)| **other != id && theirs.operator == account.operator)
-            .map(|(_, account)| &account.pools)
-            .collect();
-        let others = || elsewhere.iter().copied();
-        let before = usage(others().chain([&account.pools]), offers);
-        let after = usage(others().chain([&wanted]), offers);
-        allowance.total(before, after)?;
-        let account = self.0.get_mut(&id).expect("it was there above");
-        Ok(std::mem::replace(&mut account.pools, wanted))
-    }
-
-    /// Takes account of a reservation that failed: nobody knows how far it came, so the greater of
-    /// both numbers counts, until the next one of that pool.
-    pub(super) fn failed(&mut self, id: FederationId, before: BTreeMap<PoolName, u32>) {
-        if let Some(account) = self.0.get_mut(&id) {
-            for (pool, workers) in before {
-                let count = account.pools.entry(pool).or_default();
-                *count = workers.max(*count);
-            }
-        }
-    }
-
-    /// Takes account of workers that were ended by name; all of them if none is named.
-    pub(super) fn ended(&mut self, id: FederationId, workers: &[String]) {
-        let Some(account) = self.0.get_mut(&id) else {
-            return;
-        };
-        if workers.is_empty() {
-            account.pools.clear();
-        }
-        for worker in workers {
-            let pools = account.pools.iter_mut();
-            // Of the pools `a` and `a-1`, the worker `a-1-1-0` is of the longer one.
-            let own = pools.filter(|(pool, _)| is_of(worker, pool));
-            if let Some((_, count)) = own.max_by_key(|(pool, _)| pool.as_str().len()) {
-                *count = count.saturating_sub(1);
-            }
+    fn add(self, other: Self) -> Self {
+        Self {
+            workers: self.workers.saturating_add(other.workers),
+            cores: self.cores.saturating_add(other.cores),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
         }
     }
 }
 
-/// True if a worker's name is `<pool>-<numbers>`.
-fn is_of(worker: &str, pool: &PoolName) -> bool {
-    let rest = worker.strip_prefix(pool.as_str());
-    rest.and_then(|rest| rest.strip_prefix('-'))
-        .is_some_and(|rest| {
-            rest.bytes()
-                .all(|byte| byte.is_ascii_digit() || byte == b'-')
-        })
-}
-
-fn usage<'a>(
-    federations: impl Iterator<Item = &'a BTreeMap<PoolName, u32>>,
-    offers: &[PoolOffer],
-) -> Usage {
-    let mut sum = Usage::default();
-    for (pool, workers) in federations.flatten() {
-        let workers = u64::from(*workers);
-        sum.workers += workers;
-        if let Some(offer) = offers.iter().find(|offer| offer.name == *pool) {
-            sum.cores += workers * u64::from(offer.threads);
-            sum.memory_bytes = sum
-                .memory_bytes
-                .saturating_add(workers.saturating_mul(offer.memory_bytes));
-        }
+impl Sum for Usage {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), Add::add)
     }
-    sum
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use fed_core::{FederationId, PoolName, SiteName};
 use fed_rpc::status::{ENDED_HERE, Reason, Refusal};
 use tracing::warn;
 
+use super::account::{Accounts, Reservation};
 use super::federation::{self, Call, Federation, Host, Record};
-use super::policy::{Allowance, Ledger};
+use super::policy::Allowance;
 use crate::deadline::seconds_since_boot;
 use crate::state::{self, StateError};
 
@@ -23,6 +24,7 @@ pub(super) struct Registry {
     site: SiteName,
     folder: PathBuf,
     books: Arc<Mutex<Books>>,
+    accounts: Accounts,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +32,6 @@ struct Books {
     running: BTreeMap<FederationId, Entry>,
     /// The last that have ended, the youngest last.
     ended: VecDeque<End>,
-    ledger: Ledger,
 }
 
 /// Why a federation has ended, for an operator who was not there to hear it.
@@ -44,7 +45,6 @@ struct End {
 #[derive(Debug)]
 struct Entry {
     federation: Federation,
-    host: Arc<Host>,
     /// When this agent took it up, and how long it had run by then.
     taken_up: (Instant, Duration),
     lease: Duration,
@@ -59,6 +59,7 @@ impl Registry {
             site,
             folder,
             books: Arc::default(),
+            accounts: Accounts::default(),
         })
     }
 
@@ -67,9 +68,17 @@ impl Registry {
         for name in state::entries(&self.folder)? {
             let path = self.folder.join(&name);
             match state::read_json::<Record>(&path.join("federation.json")) {
-                Ok(Some(record)) => {
+                Ok(Some(mut record)) => {
                     let host = host(&record.operator);
-                    self.spawn(record, host, true);
+                    if record.pools.is_empty() {
+                        record.pools.clone_from(&host.pools);
+                    }
+                    let pools = record.pools.clone();
+                    let host = Host {
+                        pools,
+                        ..(*host).clone()
+                    };
+                    self.spawn(&mut self.lock(), record, Arc::new(host), true);
                 }
                 Ok(None) => state::remove(&path)?,
                 Err(error) => {
@@ -99,18 +108,25 @@ impl Registry {
     }
 
     /// Finds or starts a federation.
-    pub(super) fn prepare(&self, record: Record, host: Arc<Host>) -> Result<Federation, Refusal> {
-        match self.lock().running.get(&record.id) {
+    pub(super) fn prepare(
+        &self,
+        mut record: Record,
+        host: Arc<Host>,
+    ) -> Result<Federation, Refusal> {
+        let mut books = self.lock();
+        match books.running.get(&record.id) {
             Some(entry) if entry.federation.operator == record.operator => {
-                return Ok(entry.federation.clone());
+                Ok(entry.federation.clone())
             }
             Some(_) => {
                 let message = format!("federation {} is another operator's", record.id);
-                return Err(Refusal::new(Reason::ForeignFederation, message));
+                Err(Refusal::new(Reason::ForeignFederation, message))
             }
-            None => {}
+            None => {
+                record.pools.clone_from(&host.pools);
+                Ok(self.spawn(&mut books, record, host, false))
+            }
         }
-        Ok(self.spawn(record, host, false))
     }
 
     /// How long a federation has run, and its lease.
@@ -123,29 +139,17 @@ impl Registry {
         books.running.get(&id).map(life).unwrap_or_default()
     }
 
-    /// Sets the workers of some pools in the books, if the operator may have as many; returns what
-    /// to hand to [`Registry::failed`] should it fail.
+    /// Reserves numbers of workers for some pools of a federation.
+    ///
+    /// # Errors
+    /// If its operator may not have as many.
     pub(super) fn reserve(
         &self,
         id: FederationId,
-        pools: &[(PoolName, u32)],
+        sizes: &[(PoolName, u32)],
         allowance: &Allowance<'_>,
-    ) -> Result<BTreeMap<PoolName, u32>, Refusal> {
-        let mut books = self.lock();
-        let offers = books.running.get(&id).map(|entry| entry.host.pools.clone());
-        books
-            .ledger
-            .reserve(id, pools, &offers.unwrap_or_default(), allowance)
-    }
-
-    /// Takes account of a reservation that failed.
-    pub(super) fn failed(&self, id: FederationId, before: BTreeMap<PoolName, u32>) {
-        self.lock().ledger.failed(id, before);
-    }
-
-    /// Takes workers that were ended by name off the books; all of them if none is named.
-    pub(super) fn ended(&self, id: FederationId, workers: &[String]) {
-        self.lock().ledger.ended(id, workers);
+    ) -> Result<Reservation, Refusal> {
+        self.accounts.reserve(id, sizes, allowance)
     }
 
     /// Ends what an operator runs, for this reason; returns how many federations there were.
@@ -179,13 +183,13 @@ impl Registry {
         self.lock().running.len()
     }
 
-    fn spawn(&self, record: Record, host: Arc<Host>, adopt: bool) -> Federation {
+    fn spawn(&self, books: &mut Books, record: Record, host: Arc<Host>, adopt: bool) -> Federation {
         let id = record.id;
         let folder = self.folder.join(id.to_string());
-        let books = Arc::clone(&self.books);
+        let shared = Arc::clone(&self.books);
         let operator = record.operator.clone();
         let ended = move |reason| {
-            let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut books = shared.lock().unwrap_or_else(PoisonError::into_inner);
             books.running.remove(&id);
             if books.ended.len() == ENDS {
                 books.ended.pop_front();
@@ -195,25 +199,18 @@ impl Registry {
                 operator,
                 reason,
             });
-            books.ledger.close(id);
         };
-        let mut books = self.lock();
-        if let Some(known) = books.running.get(&id) {
-            return known.federation.clone();
-        }
-        books
-            .ledger
-            .open(id, &record.operator, record.wanted.clone());
+        let (pools, load) = (record.pools.clone(), record.crew.load());
+        let account = self.accounts.open(id, &record.operator, pools, load);
         let lease = record.lease;
         let before = match (adopt, record.began) {
             (true, began) if began > 0 => seconds_since_boot().saturating_sub(began),
             _ => 0,
         };
         let before = Duration::from_secs(before);
-        let federation = federation::spawn(Arc::clone(&host), folder, record, adopt, ended);
+        let federation = federation::spawn(host, folder, record, account, adopt, ended);
         let entry = Entry {
             federation: federation.clone(),
-            host,
             taken_up: (Instant::now(), before),
             lease,
         };

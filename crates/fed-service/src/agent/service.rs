@@ -11,8 +11,9 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::account::Reservation;
 use super::audit::Audit;
-use super::federation::{Call, Federation, Happening, Record};
+use super::federation::{Call, Crew, Federation, Happening, Record};
 use super::keys::Announced;
 use super::registry::Registry;
 use super::roster::{Operator, Roster, RosterError, unix_seconds};
@@ -169,16 +170,16 @@ impl Service {
     ) -> Answer<v1::StartReply> {
         let (id, federation) = self.federation(operator, &message.federation)?;
         let pools = pool_sizes(message.pools).map_err(invalid)?;
+        let reservation = self.reserve(operator, id, &pools)?;
         let (scheduler, all_pools) = (message.scheduler, message.all_pools);
-        let call = |pools| {
-            |answer| Call::Start {
-                scheduler,
-                pools,
-                all_pools,
-                answer,
-            }
+        let call = |answer| Call::Start {
+            scheduler,
+            pools,
+            all_pools,
+            reservation,
+            answer,
         };
-        let workers = self.resize(operator, id, &federation, pools, call).await?;
+        let workers = federation.call(call).await?;
         Ok(v1::StartReply { workers })
     }
 
@@ -188,41 +189,32 @@ impl Service {
         message: v1::ScaleRequest,
     ) -> Answer<v1::ScaleReply> {
         let (id, federation) = self.federation(operator, &message.federation)?;
-        let pool = message.pool.unwrap_or_default();
-        let name = convert::parse("pool", &pool.pool).map_err(invalid)?;
-        let call = |mut pools: Vec<(PoolName, u32)>| {
-            move |answer| {
-                let (name, workers) = pools.remove(0);
-                Call::Scale(name, workers, answer)
-            }
+        let size = message.pool.unwrap_or_default();
+        let pool = convert::parse("pool", &size.pool).map_err(invalid)?;
+        let sizes = [(pool, size.workers)];
+        let reservation = self.reserve(operator, id, &sizes)?;
+        let [(pool, workers)] = sizes;
+        let call = |answer| Call::Scale {
+            pool,
+            workers,
+            reservation,
+            answer,
         };
-        let sizes = vec![(name, pool.workers)];
-        let workers = self.resize(operator, id, &federation, sizes, call).await?;
+        let workers = federation.call(call).await?;
         Ok(v1::ScaleReply { workers })
     }
 
-    /// Brings pools to other numbers of workers, as far as the operator may have them.
-    async fn resize<Make>(
+    /// Reserves what a call wants, as far as the operator may have it.
+    fn reserve(
         &self,
         operator: &Operator,
         id: FederationId,
-        federation: &Federation,
-        pools: Vec<(PoolName, u32)>,
-        call: impl FnOnce(Vec<(PoolName, u32)>) -> Make,
-    ) -> Answer<Vec<String>>
-    where
-        Make: FnOnce(super::federation::Answer<Vec<String>>) -> Call,
-    {
+        sizes: &[(PoolName, u32)],
+    ) -> Answer<Reservation> {
         let site = self.site();
         let limits = site.limits(operator);
-        let before = self
-            .registry
-            .reserve(id, &pools, &site.allowance(operator, &limits))?;
-        let resized = federation.call(call(pools)).await;
-        if resized.is_err() {
-            self.registry.failed(id, before);
-        }
-        resized
+        self.registry
+            .reserve(id, sizes, &site.allowance(operator, &limits))
     }
 
     pub(super) async fn stop(
@@ -230,14 +222,9 @@ impl Service {
         operator: &Operator,
         message: v1::StopRequest,
     ) -> Answer<v1::StopReply> {
-        let (id, federation) = self.federation(operator, &message.federation)?;
-        // Named twice, a worker still ends once.
-        let mut ended = message.workers.clone();
-        ended.sort();
-        ended.dedup();
+        let (_, federation) = self.federation(operator, &message.federation)?;
         let call = |answer| Call::Stop(message.workers, answer);
         let workers = federation.call(call).await?;
-        self.registry.ended(id, &ended);
         Ok(v1::StopReply { workers })
     }
 
@@ -350,8 +337,7 @@ fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, In
         scheduler: None,
         node_pid: None,
         all_pools: Vec::new(),
-        next_worker: 0,
-        wanted: std::collections::BTreeMap::new(),
-        workers: std::collections::BTreeMap::new(),
+        pools: Vec::new(),
+        crew: Crew::default(),
     })
 }

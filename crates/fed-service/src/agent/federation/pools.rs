@@ -5,10 +5,11 @@ use fed_rpc::status::{Reason, Refusal};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::crew::{Crew, Exit};
 use super::task::Task;
 use super::{Happening, refuse};
-use crate::agent::workers::{self, WorkerKit};
-use crate::node::{NodeEvent, log};
+use crate::agent::workers::WorkerKit;
+use crate::node::{NodeError, NodeEvent, log};
 
 /// Lines of a worker's log that tell why it died.
 const LAST_LINES: usize = 5;
@@ -17,7 +18,7 @@ impl Task {
     /// Starts the workers that are due in place of those that ended by themselves.
     pub(super) async fn replace(&mut self) {
         for pool in self.replacements.take(Instant::now()) {
-            let wanted = self.record.wanted.get(&pool).copied().unwrap_or_default();
+            let wanted = self.record.crew.wanted(&pool);
             if let Err(refusal) = self.scale(&pool, wanted).await {
                 let wait = self.replacements.lost(&pool, Instant::now());
                 warn!(%pool, error = refusal.message, ?wait, "its workers were not replaced");
@@ -35,7 +36,6 @@ impl Task {
             );
             return Err(Refusal::new(Reason::Exhausted, message));
         }
-        self.record.wanted.insert(pool.clone(), wanted);
         self.scale(pool, wanted).await
     }
 
@@ -49,29 +49,41 @@ impl Task {
         })
     }
 
-    /// Starts new workers of a pool, or ends the youngest.
+    /// Starts new workers of a pool, or ends the youngest. The record says so first, so that no
+    /// worker runs that a later agent does not know.
     async fn scale(&mut self, pool: &PoolName, wanted: u32) -> Result<(), Refusal> {
         let offer = self.offer(pool)?;
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let have = self.record.workers.get(pool).map_or(0, Vec::len);
-        if have > wanted {
-            let surplus = self.record.workers[pool][wanted..].to_vec();
-            return self.terminate(surplus).await;
+        let before = self.record.crew.clone();
+        self.record.crew.want(pool, wanted);
+        let surplus = self.record.crew.shed(pool);
+        if !surplus.is_empty() {
+            return self.terminate(surplus, before).await;
         }
-        let kit = self.kit()?;
-        for _ in have..wanted {
-            let name = workers::name(pool, self.record.member, self.record.next_worker);
-            let started = self.client.run(kit.worker(&name, &offer)).await;
-            started.map_err(|error| refuse(Reason::ProcessFailed, &error))?;
-            self.record.next_worker += 1;
-            self.record
-                .workers
-                .entry(pool.clone())
-                .or_default()
-                .push(name);
+        let hired = self.record.crew.hire(pool, self.record.member);
+        let kit = match self.kit().and_then(|kit| self.write_down().map(|()| kit)) {
+            Ok(kit) => kit,
+            Err(refusal) => {
+                self.record.crew = before;
+                return Err(refusal);
+            }
+        };
+        for (index, name) in hired.iter().enumerate() {
+            let Err(error) = self.client.run(kit.worker(name, &offer)).await else {
+                continue;
+            };
+            let mut never_started = &hired[index..];
+            if !matches!(error, NodeError::Refused(_)) {
+                // It may be about to start.
+                self.record.crew.release(&never_started[..1]);
+                never_started = &never_started[1..];
+            }
+            let had = before.wanted(pool);
+            self.record.crew.unhire(pool, never_started, had);
+            self.end_again().await;
+            self.note();
+            return Err(refuse(Reason::ProcessFailed, &error));
         }
-        self.save()
-            .map_err(|error| refuse(Reason::Internal, &error))
+        Ok(())
     }
 
     fn kit(&self) -> Result<WorkerKit, Refusal> {
@@ -94,33 +106,71 @@ impl Task {
 
     /// Ends workers by name, all of them if none is named.
     pub(super) async fn stop_workers(&mut self, names: Vec<String>) -> Result<(), Refusal> {
-        let known = self.names();
-        if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        let before = self.record.crew.clone();
+        let stopped = self.record.crew.stop(names).map_err(|unknown| {
             let message = format!("{} has no worker {unknown}", self.host.site);
-            return Err(Refusal::new(Reason::UnknownWorker, message));
-        }
-        for (pool, workers) in &self.record.workers {
-            let stopped = |worker: &&String| names.is_empty() || names.contains(worker);
-            let stopped = u32::try_from(workers.iter().filter(stopped).count());
-            if let Some(wanted) = self.record.wanted.get_mut(pool) {
-                *wanted = wanted.saturating_sub(stopped.unwrap_or(u32::MAX));
-            }
-        }
-        self.terminate(names).await
+            Refusal::new(Reason::UnknownWorker, message)
+        })?;
+        self.terminate(stopped, before).await
     }
 
-    async fn terminate(&mut self, names: Vec<String>) -> Result<(), Refusal> {
-        for workers in self.record.workers.values_mut() {
-            workers.retain(|worker| !names.is_empty() && !names.contains(worker));
+    /// Has the node end workers that count as ending already. If it cannot be told, all is as it
+    /// was `before`.
+    async fn terminate(&mut self, names: Vec<String>, before: Crew) -> Result<(), Refusal> {
+        let written = self.write_down();
+        if written.is_ok() && names.is_empty() {
+            return Ok(());
         }
-        let terminated = self.client.terminate(names).await;
-        terminated.map_err(|error| refuse(Reason::SiteNotReady, &error))?;
+        let told = match written {
+            Ok(()) => {
+                let told = self.client.terminate(names).await;
+                told.map_err(|error| refuse(Reason::SiteNotReady, &error))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if told.is_err() {
+            self.record.crew = before;
+            self.note();
+        }
+        told
+    }
+
+    /// Asks the node which workers still are there that should have ended, and tells it again to
+    /// end them: an event or an order may have been lost.
+    pub(super) async fn see_to_endings(&mut self) {
+        if self.record.crew.ending().is_empty() {
+            return;
+        }
+        match self.client.report().await {
+            Ok(report) => {
+                self.record.crew.have_ended_but(&report.processes);
+                self.end_again().await;
+            }
+            Err(error) => warn!(%error, "it is not known which workers have ended"),
+        }
+    }
+
+    /// Tells the node again to end the workers that are to end.
+    pub(super) async fn end_again(&mut self) {
+        let ending = self.record.crew.ending();
+        if ending.is_empty() {
+            return;
+        }
+        if let Err(error) = self.client.terminate(ending).await {
+            warn!(%error, "workers that are to end have not been told");
+        }
+    }
+
+    fn write_down(&self) -> Result<(), Refusal> {
         self.save()
             .map_err(|error| refuse(Reason::Internal, &error))
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
-        self.record.workers.values().flatten().cloned().collect()
+    /// Writes down what cannot be undone.
+    fn note(&self) {
+        if let Err(error) = self.save() {
+            warn!(%error, "the record of the federation is not up to date");
+        }
     }
 
     /// Passes on what happened in the node.
@@ -134,28 +184,16 @@ impl Task {
         else {
             return;
         };
-        for (pool, workers) in &mut self.record.workers {
-            let before = workers.len();
-            workers.retain(|worker| *worker != name);
-            if workers.len() == before {
-                continue;
-            }
-            if !success {
-                let wait = self.replacements.lost(pool, Instant::now());
-                info!(
-                    worker = name,
-                    status,
-                    ?wait,
-                    "another worker will take its place"
-                );
-            } else if let Some(wanted) = self.record.wanted.get_mut(pool) {
-                // The scheduler retired it.
-                *wanted = wanted.saturating_sub(1);
-            }
+        if let Exit::Lost(pool) = self.record.crew.exited(&name, success, asked) {
+            let wait = self.replacements.lost(&pool, Instant::now());
+            info!(
+                worker = name,
+                status,
+                ?wait,
+                "another worker will take its place"
+            );
         }
-        if let Err(error) = self.save() {
-            warn!(%error, "the record of the federation is not up to date");
-        }
+        self.note();
         if asked {
             return;
         }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Answer, Call, Happening, Host, Record, refuse};
+use crate::agent::account::Account;
 use crate::agent::replacement::Replacements;
 use crate::deadline::until;
 use crate::node::{self, NodeClient, NodeEvents, NodeFolder, NodeSpec, Ready, Supervision, log};
@@ -41,6 +42,7 @@ pub(super) struct Task {
     pub(super) node: NodeFolder,
     pub(super) client: NodeClient,
     pub(super) record: Record,
+    pub(super) account: Account,
     pub(super) deadline: Instant,
     pub(super) events: broadcast::Sender<Happening>,
     pub(super) running: Option<Running>,
@@ -73,6 +75,7 @@ impl Task {
     /// Returns why the federation must end, or has.
     async fn serve(&mut self, queue: &mut mpsc::Receiver<Call>) -> Ended {
         loop {
+            self.report_load();
             let node_event = async {
                 match &mut self.running {
                     Some(running) => running.events.next().await,
@@ -137,6 +140,7 @@ impl Task {
                 scheduler,
                 pools,
                 all_pools,
+                reservation,
                 answer,
             } => {
                 self.record.scheduler = Some(scheduler);
@@ -145,14 +149,25 @@ impl Task {
                 for (pool, workers) in pools {
                     started = started.and(self.want(&pool, workers).await);
                 }
-                let _ = answer.send(started.map(|()| self.names()));
+                self.report_load();
+                drop(reservation);
+                let _ = answer.send(started.map(|()| self.record.crew.names()));
             }
-            Call::Scale(pool, workers, answer) => {
+            Call::Scale {
+                pool,
+                workers,
+                reservation,
+                answer,
+            } => {
                 let scaled = self.want(&pool, workers).await;
-                let _ = answer.send(scaled.map(|()| self.names()));
+                self.report_load();
+                drop(reservation);
+                let _ = answer.send(scaled.map(|()| self.record.crew.names()));
             }
             Call::Stop(workers, answer) => {
-                let _ = answer.send(self.stop_workers(workers).await.map(|()| self.names()));
+                let stopped = self.stop_workers(workers).await;
+                self.report_load();
+                let _ = answer.send(stopped.map(|()| self.record.crew.names()));
             }
             Call::Logs(tail, answer) => {
                 let logs = self.logs(tail);
@@ -165,6 +180,7 @@ impl Task {
                 if renewed.is_ok() {
                     self.deadline = Instant::now() + self.record.lease;
                 }
+                self.see_to_endings().await;
                 let renewed = renewed.map(|()| self.record.lease);
                 let _ = answer.send(renewed.map_err(|error| refuse(Reason::SiteNotReady, &error)));
             }
@@ -256,18 +272,10 @@ impl Task {
         let gone = |error| refuse(Reason::UnknownFederation, &error);
         let report = self.client.report().await.map_err(gone)?;
         let events = self.client.watch().await.map_err(gone)?;
-        for (pool, workers) in &mut self.record.workers {
-            workers.retain(|worker| report.processes.contains(worker));
-            let running = u32::try_from(workers.len()).unwrap_or(u32::MAX);
-            if self
-                .record
-                .wanted
-                .get(pool)
-                .is_some_and(|wanted| *wanted > running)
-            {
-                self.replacements.lost(pool, Instant::now());
-            }
+        for pool in self.record.crew.adopt(&report.processes) {
+            self.replacements.lost(&pool, Instant::now());
         }
+        self.end_again().await;
         let ready = report.ready;
         info!("adopted the node of an earlier agent");
         self.running = Some(Running {
@@ -291,6 +299,11 @@ impl Task {
             lines
         });
         async { read.await.expect("reading logs does not panic") }
+    }
+
+    /// Says what the federation uses of the site: after every change, before anybody is answered.
+    fn report_load(&self) {
+        self.account.report(self.record.crew.load());
     }
 
     pub(super) fn save(&self) -> Result<(), StateError> {
@@ -317,6 +330,7 @@ impl Task {
         if let Err(error) = state::remove(&self.folder) {
             error!(%error, "files of an ended federation are left");
         }
+        self.account.close();
         let _ = self.events.send(Happening::Ended {
             reason: reason.to_owned(),
         });

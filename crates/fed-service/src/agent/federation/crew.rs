@@ -1,0 +1,201 @@
+//! The workers of a federation at a site: which run, which are ending, and how many there should be.
+//!
+//! Does no IO: the federation's task asks here, and brings about what it says.
+
+use std::collections::BTreeMap;
+
+use fed_core::{MemberId, PoolName};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::ledger::{Headcount, Load};
+use crate::agent::workers;
+
+/// The workers of one federation, as its record keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::agent) struct Crew {
+    /// Number that the next worker gets.
+    next_worker: u32,
+    /// Names of the workers that run, by pool, the oldest first.
+    workers: BTreeMap<PoolName, Vec<String>>,
+    /// How many should run, by pool.
+    #[serde(default)]
+    wanted: BTreeMap<PoolName, u32>,
+    /// Names of those that have been told to end, and may not have yet.
+    #[serde(default)]
+    ending: BTreeMap<PoolName, Vec<String>>,
+}
+
+/// What the end of a worker means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::agent) enum Exit {
+    /// It had been told to end, or is none of the federation's.
+    Expected,
+    /// The scheduler has retired it: its pool is to have one less.
+    Retired,
+    /// Its pool is short of one.
+    Lost(PoolName),
+}
+
+impl Crew {
+    /// Names of the workers that run and have not been told to end.
+    pub(in crate::agent) fn names(&self) -> Vec<String> {
+        self.workers.values().flatten().cloned().collect()
+    }
+
+    /// Names of the workers that have been told to end.
+    pub(in crate::agent) fn ending(&self) -> Vec<String> {
+        self.ending.values().flatten().cloned().collect()
+    }
+
+    /// How many workers a pool should have.
+    pub(in crate::agent) fn wanted(&self, pool: &PoolName) -> u32 {
+        self.wanted.get(pool).copied().unwrap_or_default()
+    }
+
+    /// What the federation uses: workers that are to be replaced count, and so do those that have
+    /// been told to end until they have.
+    pub(in crate::agent) fn load(&self) -> Load {
+        let mut load = Load::new();
+        for (pool, wanted) in &self.wanted {
+            load.entry(pool.clone()).or_default().staying = *wanted;
+        }
+        for (pool, workers) in &self.workers {
+            let Headcount { staying, .. } = load.entry(pool.clone()).or_default();
+            *staying = count(workers).max(*staying);
+        }
+        for (pool, workers) in &self.ending {
+            load.entry(pool.clone()).or_default().ending = count(workers);
+        }
+        load
+    }
+
+    /// Sets how many workers a pool should have.
+    pub(in crate::agent) fn want(&mut self, pool: &PoolName, workers: u32) {
+        self.wanted.insert(pool.clone(), workers);
+    }
+
+    /// Counts as running the workers that a pool is short of, and returns their names.
+    pub(in crate::agent) fn hire(&mut self, pool: &PoolName, member: MemberId) -> Vec<String> {
+        let wanted = self.wanted(pool);
+        let workers = self.workers.entry(pool.clone()).or_default();
+        let mut hired = Vec::new();
+        while count(workers) < wanted {
+            let name = workers::name(pool, member, self.next_worker);
+            self.next_worker += 1;
+            workers.push(name.clone());
+            hired.push(name);
+        }
+        hired
+    }
+
+    /// Takes back workers that were never started. Their pool should have no more than it has, or
+    /// than it should have had before.
+    pub(in crate::agent) fn unhire(&mut self, pool: &PoolName, names: &[String], before: u32) {
+        let workers = self.workers.entry(pool.clone()).or_default();
+        workers.retain(|worker| !names.contains(worker));
+        let wanted = before.max(count(workers)).min(self.wanted(pool));
+        self.want(pool, wanted);
+    }
+
+    /// Counts the youngest workers that a pool has too many as ending, and returns their names.
+    pub(in crate::agent) fn shed(&mut self, pool: &PoolName) -> Vec<String> {
+        let wanted = usize::try_from(self.wanted(pool)).unwrap_or(usize::MAX);
+        let workers = self.workers.get(pool).map_or(&[][..], Vec::as_slice);
+        let surplus = workers.get(wanted..).unwrap_or_default().to_vec();
+        self.release(&surplus);
+        surplus
+    }
+
+    /// Counts workers as ending that are not wanted any more, all of them if none is named, and
+    /// returns their names.
+    ///
+    /// # Errors
+    /// The first name that is no worker's; nothing is changed then.
+    pub(in crate::agent) fn stop(&mut self, names: Vec<String>) -> Result<Vec<String>, String> {
+        if names.is_empty() {
+            self.wanted.clear();
+            let all = self.names();
+            self.release(&all);
+            return Ok(all);
+        }
+        let known = self.names();
+        if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+            return Err(unknown.clone());
+        }
+        for (pool, workers) in &self.workers {
+            let stopped = workers.iter().filter(|worker| names.contains(worker));
+            let stopped = u32::try_from(stopped.count()).unwrap_or(u32::MAX);
+            if let Some(wanted) = self.wanted.get_mut(pool) {
+                *wanted = wanted.saturating_sub(stopped);
+            }
+        }
+        self.release(&names);
+        Ok(names)
+    }
+
+    /// Counts workers as ending.
+    pub(in crate::agent) fn release(&mut self, names: &[String]) {
+        for (pool, workers) in &mut self.workers {
+            let released = workers.extract_if(.., |worker| names.contains(worker));
+            let released: Vec<String> = released.collect();
+            if !released.is_empty() {
+                self.ending
+                    .entry(pool.clone())
+                    .or_default()
+                    .extend(released);
+            }
+        }
+    }
+
+    /// Takes account of the end of a process. `success` is whether it ended in good order, `asked`
+    /// whether it had been told to end.
+    pub(in crate::agent) fn exited(&mut self, name: &str, success: bool, asked: bool) -> Exit {
+        for workers in self.ending.values_mut() {
+            workers.retain(|worker| worker != name);
+        }
+        let mut pools = self.workers.iter_mut();
+        let Some((pool, workers)) =
+            pools.find(|(_, workers)| workers.iter().any(|worker| worker == name))
+        else {
+            return Exit::Expected;
+        };
+        workers.retain(|worker| worker != name);
+        // One that was told to end, by an order that seemed to have failed, is not replaced either.
+        if !success && !asked {
+            return Exit::Lost(pool.clone());
+        }
+        if let Some(wanted) = self.wanted.get_mut(pool) {
+            *wanted = wanted.saturating_sub(1);
+        }
+        if asked { Exit::Expected } else { Exit::Retired }
+    }
+
+    /// Takes account of the processes that still run: the others that were told to end have.
+    pub(in crate::agent) fn have_ended_but(&mut self, running: &[String]) {
+        for workers in self.ending.values_mut() {
+            workers.retain(|worker| running.contains(worker));
+        }
+    }
+
+    /// Takes account of the processes that outlived an earlier agent. Returns the pools that have
+    /// another number of workers than they should.
+    pub(in crate::agent) fn adopt(&mut self, running: &[String]) -> Vec<PoolName> {
+        self.have_ended_but(running);
+        for workers in self.workers.values_mut() {
+            workers.retain(|worker| running.contains(worker));
+        }
+        let pools = self.wanted.keys().chain(self.workers.keys());
+        let uneven = pools.filter(|pool| {
+            let workers = self.workers.get(*pool).map_or(0, |workers| count(workers));
+            workers != self.wanted(pool)
+        });
+        let mut uneven: Vec<PoolName> = uneven.cloned().collect();
+        uneven.sort();
+        uneven.dedup();
+        uneven
+    }
+}
+
+fn count(workers: &[String]) -> u32 {
+    u32::try_from(workers.len()).unwrap_or(u32::MAX)
+}

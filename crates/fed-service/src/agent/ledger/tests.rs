@@ -1,0 +1,200 @@
+//! Who may have how much: by hand, and in random order against a model that only counts processes.
+
+mod model;
+
+use fed_core::SiteName;
+use proptest::prelude::*;
+
+use self::model::{Step, World, step};
+use super::*;
+use crate::agent::policy::Limits;
+
+fn pool(name: &str) -> PoolName {
+    name.parse().unwrap()
+}
+
+fn offer(name: &str) -> PoolOffer {
+    PoolOffer {
+        name: pool(name),
+        data_roots: Vec::new(),
+        default_workers: 2,
+        max_workers: 100,
+        threads: 4,
+        memory_bytes: 8 << 30,
+    }
+}
+
+fn id(number: u8) -> FederationId {
+    FederationId::from_random([number; 5])
+}
+
+fn workers(most: u32) -> Limits {
+    Limits {
+        workers: Some(most),
+        ..Limits::default()
+    }
+}
+
+fn load(staying: u32, ending: u32) -> Load {
+    Load::from([(pool("hot"), Headcount { staying, ending })])
+}
+
+fn ledger(federations: &[(u8, &str)]) -> Ledger {
+    let mut ledger = Ledger::default();
+    for (number, operator) in federations {
+        ledger.open(id(*number), operator, vec![offer("hot")], Load::new());
+    }
+    ledger
+}
+
+fn ask(
+    ledger: &mut Ledger,
+    of: u8,
+    pool: PoolName,
+    workers: u32,
+    limits: &Limits,
+) -> Result<Ticket, String> {
+    let site: SiteName = "ecmwf".parse().unwrap();
+    let allowance = Allowance {
+        site: &site,
+        operator: "alice@lab",
+        limits,
+    };
+    let asked = ledger.reserve(id(of), &[(pool, workers)], &allowance);
+    asked
+        .map(|ticket| ticket.expect("its account is open"))
+        .map_err(|refusal| refusal.message)
+}
+
+/// Reserves, and has it come about.
+fn have(ledger: &mut Ledger, of: u8, workers: u32, limits: &Limits) -> Result<(), String> {
+    let ticket = ask(ledger, of, pool("hot"), workers, limits)?;
+    ledger.report(id(of), load(workers, 0));
+    ledger.release(id(of), ticket);
+    Ok(())
+}
+
+#[test]
+fn a_refusal_names_the_limit_the_site_and_the_operator() {
+    let mut ledger = ledger(&[(1, "a")]);
+    for (limits, words) in [
+        (workers(3), "3 workers (workers)"),
+        (
+            Limits {
+                cores: Some(15),
+                ..Limits::default()
+            },
+            "15 cores (cores)",
+        ),
+        (
+            Limits {
+                memory: Some(bytesize::ByteSize::gib(31)),
+                ..Limits::default()
+            },
+            "of memory (memory)",
+        ),
+        (
+            Limits {
+                pools: Some(vec![pool("cold")]),
+                ..Limits::default()
+            },
+            "the pools cold (pools), and not hot",
+        ),
+    ] {
+        let message = have(&mut ledger, 1, 4, &limits).unwrap_err();
+        assert!(message.starts_with("ecmwf allows alice@lab "), "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+    assert_eq!(have(&mut ledger, 1, 4, &Limits::default()), Ok(()));
+    let message = ask(&mut ledger, 1, pool("cold"), 1, &Limits::default()).unwrap_err();
+    assert_eq!(message, "ecmwf has no pool cold");
+}
+
+#[test]
+fn federations_of_one_operator_count_together_and_others_do_not() {
+    let limits = workers(4);
+    let mut ledger = ledger(&[(1, "a"), (2, "a"), (3, "b")]);
+    assert_eq!(have(&mut ledger, 1, 3, &limits), Ok(()));
+    assert_eq!(have(&mut ledger, 3, 4, &limits), Ok(()));
+    let refused = have(&mut ledger, 2, 2, &limits).unwrap_err();
+    assert!(refused.contains("3 would become 5"), "{refused}");
+    assert_eq!(have(&mut ledger, 2, 1, &limits), Ok(()));
+    ledger.close(id(1));
+    assert_eq!(have(&mut ledger, 2, 4, &limits), Ok(()));
+}
+
+#[test]
+fn a_worker_counts_until_it_has_ended() {
+    let limits = workers(4);
+    let mut ledger = ledger(&[(1, "a"), (2, "a")]);
+    assert_eq!(have(&mut ledger, 1, 4, &limits), Ok(()));
+    ledger.report(id(1), load(3, 1));
+    assert!(have(&mut ledger, 2, 1, &limits).is_err());
+    ledger.report(id(1), load(3, 0));
+    assert_eq!(have(&mut ledger, 2, 1, &limits), Ok(()));
+}
+
+#[test]
+fn what_is_reserved_nobody_else_gets_and_what_is_given_back_they_do() {
+    let limits = workers(4);
+    let mut ledger = ledger(&[(1, "a"), (2, "a")]);
+    let hot = || pool("hot");
+    let four = ask(&mut ledger, 1, hot(), 4, &limits).unwrap();
+    // Two calls for one pool: whichever comes last, there are no more than the greater says.
+    let two = ask(&mut ledger, 1, hot(), 2, &limits).unwrap();
+    assert!(ask(&mut ledger, 2, hot(), 1, &limits).is_err());
+    ledger.release(id(1), four);
+    assert!(ask(&mut ledger, 2, hot(), 3, &limits).is_err());
+    let other = ask(&mut ledger, 2, hot(), 2, &limits).unwrap();
+    ledger.release(id(1), two);
+    ledger.release(id(2), other);
+    assert_eq!(ledger.usage("a", None), Usage::default());
+}
+
+#[test]
+fn a_limit_that_was_lowered_does_not_keep_anybody_from_using_less() {
+    let mut ledger = ledger(&[(1, "a")]);
+    assert_eq!(have(&mut ledger, 1, 8, &workers(8)), Ok(()));
+    assert_eq!(have(&mut ledger, 1, 6, &workers(2)), Ok(()));
+    assert!(have(&mut ledger, 1, 7, &workers(2)).is_err());
+}
+
+#[test]
+fn a_federation_pays_what_its_own_workers_take() {
+    let mut ledger = ledger(&[(1, "a")]);
+    // The pool has changed since the first federation began.
+    let later = PoolOffer {
+        threads: 1,
+        ..offer("hot")
+    };
+    ledger.open(id(2), "a", vec![later], Load::new());
+    let limits = Limits {
+        cores: Some(9),
+        ..Limits::default()
+    };
+    assert_eq!(have(&mut ledger, 1, 2, &limits), Ok(()));
+    assert_eq!(have(&mut ledger, 2, 1, &limits), Ok(()));
+    let refused = have(&mut ledger, 2, 2, &limits).unwrap_err();
+    assert!(refused.contains("9 would become 10"), "{refused}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Calls of all kinds cross one another, fail and are given up, workers retire and crash, and
+    /// the agent is restarted: never do more workers run than an operator may have, and whenever
+    /// no call is under way, the ledger says what the model says, and so does each refusal.
+    #[test]
+    fn the_ledger_is_right_in_whichever_order_things_happen(
+        most in 0u32..12,
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        let mut world = World::new(most);
+        for step in steps {
+            world.take(step);
+            world.check()?;
+        }
+        world.take(Step::Settle);
+        world.check()?;
+    }
+}
