@@ -69,7 +69,11 @@ def test_limits_are_told_and_kept(world: World, ecmwf: Site) -> None:
     refused = world.up("--name", "third", sites=["ecmwf"], workers=1, code=SITE).stderr
     assert f"ecmwf allows {name} 2 cores (cores) at a time" in refused
     assert "2 would become 3" in refused
+    ecmwf.reload("[policy]\nfederations = 2\n")
+    refused = world.up("--name", "third", sites=["ecmwf"], workers=1, code=SITE).stderr
+    assert f"ecmwf allows {name} 2 federations (federations) at a time" in refused
     # What has ended does not count any more.
+    ecmwf.reload("[policy]\ncores = 2\nfederations = 2\n")
     world.fed("down", "second")
     world.up("--name", "third", sites=["ecmwf"], workers=1)
     world.fed("down", "third")

@@ -13,7 +13,22 @@ use super::policy::Allowance;
 pub(super) struct Accounts(Arc<Mutex<Ledger>>);
 
 impl Accounts {
-    /// Opens the account of a federation, with the workers that it has already.
+    /// Opens the account of a new federation.
+    ///
+    /// # Errors
+    /// See [`Ledger::admit`].
+    pub(super) fn admit(
+        &self,
+        id: FederationId,
+        operator: &str,
+        offers: Vec<PoolOffer>,
+        allowance: &Allowance<'_>,
+    ) -> Result<Account, Refusal> {
+        self.lock().admit(id, operator, offers, allowance)?;
+        Ok(self.account(id))
+    }
+
+    /// Opens the account of a federation that runs, with the workers that it has already.
     pub(super) fn open(
         &self,
         id: FederationId,
@@ -22,6 +37,10 @@ impl Accounts {
         load: Load,
     ) -> Account {
         self.lock().open(id, operator, offers, load);
+        self.account(id)
+    }
+
+    fn account(&self, id: FederationId) -> Account {
         Account {
             accounts: self.clone(),
             id,

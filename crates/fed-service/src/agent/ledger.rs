@@ -49,7 +49,25 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Opens the account of a federation, with the workers that it has already.
+    /// Opens the account of a new federation, if its operator may have another.
+    ///
+    /// # Errors
+    /// When there are as many as are allowed; nothing is changed then.
+    pub(super) fn admit(
+        &mut self,
+        id: FederationId,
+        operator: &str,
+        offers: Vec<PoolOffer>,
+        allowance: &Allowance<'_>,
+    ) -> Result<(), Refusal> {
+        let all = self.accounts.values();
+        let own = all.filter(|entry| entry.operator == operator);
+        allowance.federation(own.count() as u64)?;
+        self.open(id, operator, offers, Load::new());
+        Ok(())
+    }
+
+    /// Opens the account of a federation that runs, with the workers that it has already.
     pub(super) fn open(
         &mut self,
         id: FederationId,

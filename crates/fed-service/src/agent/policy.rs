@@ -13,10 +13,17 @@ use serde::{Deserialize, Deserializer};
 
 use super::roster::Operator;
 
-/// Limits for one operator. What is absent is not limited.
+/// Federations that an operator may have at a time where agent.toml names no number: each takes a
+/// process, two ports and some memory before any worker runs.
+pub(super) const DEFAULT_FEDERATIONS: u32 = 16;
+
+/// Limits for one operator. What is absent is not limited, but for the number of federations.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
+    /// Most federations at a time. Default 16.
+    #[serde(default)]
+    pub federations: Option<u32>,
     /// Most workers at a time, over all federations of the operator.
     #[serde(default)]
     pub workers: Option<u32>,
@@ -76,6 +83,7 @@ impl Limits {
             own => (own.0.clone(), own.1.clone()),
         };
         Self {
+            federations: self.federations.or(general.federations),
             workers: self.workers.or(general.workers),
             cores: self.cores.or(general.cores),
             memory: self.memory.or(general.memory),
@@ -201,49 +209,45 @@ impl Allowance<'_> {
         }
     }
 
+    /// Refuses a federation beyond those that the operator has.
+    pub(super) fn federation(&self, before: u64) -> Result<(), Refusal> {
+        let most = self.limits.federations.unwrap_or(DEFAULT_FEDERATIONS);
+        if before < u64::from(most) {
+            return Ok(());
+        }
+        Err(self.exceeded(format!(
+            "{most} federations (federations) at a time, and {before} run; `fed status` shows them, \
+             and `fed down` ends one"
+        )))
+    }
+
     /// Refuses that an operator's use grows from `before` beyond the limits. Whoever uses too much,
     /// because a limit was lowered, may still use less.
     pub(super) fn total(&self, before: Usage, after: Usage) -> Result<(), Refusal> {
         let plain = |number: u64| number.to_string();
         let size = |bytes: u64| ByteSize::b(bytes).to_string();
-        let limits = self.limits;
-        let measures: [(Option<u64>, u64, u64, &str, &dyn Fn(u64) -> String); 3] = [
-            (
-                limits.workers.map(u64::from),
-                before.workers,
-                after.workers,
-                "workers (workers)",
-                &plain,
-            ),
-            (
-                limits.cores.map(u64::from),
-                before.cores,
-                after.cores,
-                "cores (cores)",
-                &plain,
-            ),
-            (
-                limits.memory.map(|memory| memory.as_u64()),
-                before.memory_bytes,
-                after.memory_bytes,
-                "of memory (memory)",
-                &size,
-            ),
-        ];
-        for (most, before, after, what, text) in measures {
-            if let Some(most) = most
-                && after > most
-                && after > before
-            {
-                return Err(self.exceeded(format!(
-                    "{} {what} at a time, over all federations; {} would become {}",
-                    text(most),
-                    text(before),
-                    text(after)
-                )));
-            }
-        }
-        Ok(())
+        let check = |most: Option<u64>, before, after, what, text: fn(u64) -> String| match most {
+            Some(most) if after > most && after > before => Err(self.exceeded(format!(
+                "{} {what} at a time, over all federations; {} would become {}",
+                text(most),
+                text(before),
+                text(after)
+            ))),
+            _ => Ok(()),
+        };
+        let most = self.limits.workers.map(u64::from);
+        check(
+            most,
+            before.workers,
+            after.workers,
+            "workers (workers)",
+            plain,
+        )?;
+        let most = self.limits.cores.map(u64::from);
+        check(most, before.cores, after.cores, "cores (cores)", plain)?;
+        let most = self.limits.memory.map(|memory| memory.as_u64());
+        let (before, after) = (before.memory_bytes, after.memory_bytes);
+        check(most, before, after, "of memory (memory)", size)
     }
 
     fn exceeded(&self, limit: String) -> Refusal {

@@ -9,7 +9,7 @@ use fed_core::{FederationId, PoolName, SiteName};
 use fed_rpc::status::{ENDED_HERE, Reason, Refusal};
 use tracing::warn;
 
-use super::account::{Accounts, Reservation};
+use super::account::{Account, Accounts, Reservation};
 use super::federation::{self, Call, Federation, Host, Record};
 use super::policy::Allowance;
 use crate::deadline::seconds_since_boot;
@@ -78,7 +78,10 @@ impl Registry {
                         pools,
                         ..(*host).clone()
                     };
-                    self.spawn(&mut self.lock(), record, Arc::new(host), true);
+                    let (pools, load) = (record.pools.clone(), record.crew.load());
+                    let operator = &record.operator;
+                    let account = self.accounts.open(record.id, operator, pools, load);
+                    self.spawn(&mut self.lock(), record, Arc::new(host), account, true);
                 }
                 Ok(None) => state::remove(&path)?,
                 Err(error) => {
@@ -108,10 +111,14 @@ impl Registry {
     }
 
     /// Finds or starts a federation.
+    ///
+    /// # Errors
+    /// If it is another operator's, or this one may have no more.
     pub(super) fn prepare(
         &self,
         mut record: Record,
         host: Arc<Host>,
+        allowance: &Allowance<'_>,
     ) -> Result<Federation, Refusal> {
         let mut books = self.lock();
         match books.running.get(&record.id) {
@@ -124,7 +131,9 @@ impl Registry {
             }
             None => {
                 record.pools.clone_from(&host.pools);
-                Ok(self.spawn(&mut books, record, host, false))
+                let (operator, pools) = (&record.operator, record.pools.clone());
+                let account = self.accounts.admit(record.id, operator, pools, allowance)?;
+                Ok(self.spawn(&mut books, record, host, account, false))
             }
         }
     }
@@ -183,7 +192,14 @@ impl Registry {
         self.lock().running.len()
     }
 
-    fn spawn(&self, books: &mut Books, record: Record, host: Arc<Host>, adopt: bool) -> Federation {
+    fn spawn(
+        &self,
+        books: &mut Books,
+        record: Record,
+        host: Arc<Host>,
+        account: Account,
+        adopt: bool,
+    ) -> Federation {
         let id = record.id;
         let folder = self.folder.join(id.to_string());
         let shared = Arc::clone(&self.books);
@@ -200,8 +216,6 @@ impl Registry {
                 reason,
             });
         };
-        let (pools, load) = (record.pools.clone(), record.crew.load());
-        let account = self.accounts.open(id, &record.operator, pools, load);
         let lease = record.lease;
         let before = match (adopt, record.began) {
             (true, began) if began > 0 => seconds_since_boot().saturating_sub(began),

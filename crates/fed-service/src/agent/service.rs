@@ -121,8 +121,10 @@ impl Service {
         let site = self.site();
         let limits = site.limits(operator);
         let record = record(message, operator).map_err(invalid)?;
-        site.allowance(operator, &limits).lease(record.lease)?;
-        let federation = self.registry.prepare(record, site.host(&limits))?;
+        let allowance = site.allowance(operator, &limits);
+        allowance.lease(record.lease)?;
+        let host = site.host(&limits);
+        let federation = self.registry.prepare(record, host, &allowance)?;
         let ready = federation.call(Call::Prepare).await?;
         // An operator who was removed meanwhile: what they ran was ended before this was there.
         let known = self.roster.knows(operator.id());

@@ -34,12 +34,21 @@ const POOL: &[&str] = &[
 ];
 /// Keys of `[policy]`.
 const POLICY: &[&str] = &[
-    "workers", "cores", "memory", "pools", "lease", "lifetime", "python", "prologue",
+    "federations",
+    "workers",
+    "cores",
+    "memory",
+    "pools",
+    "lease",
+    "lifetime",
+    "python",
+    "prologue",
 ];
 /// Keys of an `[[operator]]` table.
 const OPERATOR: &[&str] = &[
     "name",
     "fingerprint",
+    "federations",
     "workers",
     "cores",
     "memory",

@@ -152,6 +152,41 @@ fn what_is_reserved_nobody_else_gets_and_what_is_given_back_they_do() {
 }
 
 #[test]
+fn federations_are_counted_until_they_have_ended() {
+    let site: SiteName = "ecmwf".parse().unwrap();
+    let mut ledger = ledger(&[]);
+    let admit = |ledger: &mut Ledger, number, operator, federations| {
+        let limits = Limits {
+            federations,
+            ..Limits::default()
+        };
+        let allowance = Allowance {
+            site: &site,
+            operator: "alice@lab",
+            limits: &limits,
+        };
+        let admitted = ledger.admit(id(number), operator, vec![offer("hot")], &allowance);
+        admitted.map_err(|refusal| (refusal.reason, refusal.message))
+    };
+    assert_eq!(admit(&mut ledger, 1, "a", Some(2)), Ok(()));
+    // One that another agent began counts too.
+    ledger.open(id(2), "a", vec![offer("hot")], load(1, 0));
+    let (reason, message) = admit(&mut ledger, 3, "a", Some(2)).unwrap_err();
+    assert_eq!(reason, Reason::Exhausted);
+    let told = "ecmwf allows alice@lab 2 federations (federations) at a time, and 2 run";
+    assert!(message.starts_with(told), "{message}");
+    assert_eq!(admit(&mut ledger, 3, "b", Some(2)), Ok(()));
+    ledger.close(id(1));
+    assert_eq!(admit(&mut ledger, 4, "a", Some(2)), Ok(()));
+    // Without a number there is one all the same.
+    for number in 5..19 {
+        assert_eq!(admit(&mut ledger, number, "a", None), Ok(()));
+    }
+    assert!(admit(&mut ledger, 19, "a", None).is_err());
+    assert!(admit(&mut ledger, 20, "c", Some(0)).is_err());
+}
+
+#[test]
 fn a_limit_that_was_lowered_does_not_keep_anybody_from_using_less() {
     let mut ledger = ledger(&[(1, "a")]);
     assert_eq!(have(&mut ledger, 1, 8, &workers(8)), Ok(()));

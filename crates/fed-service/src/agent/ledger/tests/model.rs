@@ -348,7 +348,7 @@ impl Federation {
                     self.crew.release(&never_started[..1]);
                     never_started = &never_started[1..];
                 }
-                _ => {
+                Fate::Obeys | Fate::Dies(_) | Fate::Refuses(_) | Fate::IsSilent(_) => {
                     self.running.insert(name.clone());
                     continue;
                 }
@@ -380,7 +380,9 @@ impl Federation {
             }
             // The next agent tells it.
             Fate::Dies(0) => {}
-            _ => self.told.extend(names.iter().cloned()),
+            Fate::Obeys | Fate::Dies(_) | Fate::Refuses(_) | Fate::IsSilent(_) => {
+                self.told.extend(names.iter().cloned());
+            }
         }
         self.wanted = wanted;
     }
