@@ -31,6 +31,23 @@ impl Model<'_> {
             .sum()
     }
 
+    /// The assignment of several that costs least; of equals the first.
+    pub(crate) fn cheapest(self, assignments: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+        let cheapest = assignments.into_iter().min_by_key(|it| self.energy(it));
+        cheapest.expect("there is an assignment to choose")
+    }
+
+    /// Puts every variable that may be there into one pool, and leaves the others as they are.
+    pub(crate) fn gather(self, pools: &[u8], pool: usize) -> Vec<u8> {
+        let mut pools = pools.to_vec();
+        for (chosen, possible) in pools.iter_mut().zip(&self.nets.possible) {
+            if possible >> pool & 1 == 1 {
+                *chosen = u8::try_from(pool).expect("there are at most 64 pools");
+            }
+        }
+        pools
+    }
+
     /// What one output costs of that.
     pub(crate) fn net_energy(self, net: &Net<'_>, pools: &[u8]) -> i64 {
         let own = match net.owner {

@@ -48,9 +48,11 @@ pub use placement::{Placement, Reason};
 
 /// Chooses a pool for every task.
 ///
-/// With two pools the cost is the minimum. With more it is near it; where it is known to be the
-/// minimum, [`Placement::lower_bound`] says so. It is never more than that of the plain rule, by
-/// which every task that is not pinned runs where most bytes of its inputs lie.
+/// With two pools the cost is the minimum, unless the graph is so large and so entangled that the
+/// effort does not suffice; with more it is near it. Where it is known to be the minimum,
+/// [`Placement::lower_bound`] says so, and elsewhere how far from it the cost can be at most. It is
+/// never more than that of the plain rule, by which every task that is not pinned runs where most
+/// bytes of its inputs lie.
 ///
 /// # Errors
 /// See [`PlaceError`]: the input contradicts itself, or the graph has a cycle.

@@ -42,7 +42,7 @@ pub(crate) fn assign(model: Model<'_>, guess: &[u8], steps: u64) -> Assignment {
     let mut starts = vec![isolated, guess.to_vec()];
     if model.nets.len() <= SMALL {
         is_open.fill(true);
-        starts.extend((0..model.nets.pools).map(|pool| gather(model, guess, pool)));
+        starts.extend((0..model.nets.pools).map(|pool| model.gather(guess, pool)));
     }
     let (mut best, mut least) = (Vec::new(), i64::MAX);
     for start in starts {
@@ -64,17 +64,6 @@ pub(crate) fn assign(model: Model<'_>, guess: &[u8], steps: u64) -> Assignment {
         cost: least,
         lower_bound,
     }
-}
-
-/// Puts every variable that may be there into one pool.
-fn gather(model: Model<'_>, guess: &[u8], pool: usize) -> Vec<u8> {
-    let mut pools = guess.to_vec();
-    for (chosen, possible) in pools.iter_mut().zip(&model.nets.possible) {
-        if possible >> pool & 1 == 1 {
-            *chosen = u8::try_from(pool).expect("there are at most 64 pools");
-        }
-    }
-    pools
 }
 
 /// Expands pool after pool, and where the links are unlike swaps pair after pair, until nothing of

@@ -135,7 +135,8 @@ impl Network {
     }
 
     /// Computes a minimum cut and returns its cost, or `None` when that takes more than `budget`
-    /// steps along ways to the terminals; [`Network::side`] is then a guess.
+    /// steps along ways to the terminals; [`Network::side`] is then a guess, and [`Network::flow`]
+    /// what no cut is below.
     pub(crate) fn solve(&mut self, budget: &Budget) -> Option<i64> {
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
@@ -163,6 +164,11 @@ impl Network {
             budget.take(std::mem::take(&mut self.steps))?;
         }
         Some(self.flow)
+    }
+
+    /// The flow found so far. No cut costs less.
+    pub(crate) fn flow(&self) -> i64 {
+        self.flow
     }
 
     /// The side of a node, after [`Network::solve`].

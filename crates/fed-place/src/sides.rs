@@ -45,26 +45,25 @@ pub(crate) fn from_variable(
     }
     towards(network, consumers, owner, 1, charges[1]);
     towards(network, consumers, owner, 0, charges[0]);
+    for &(consumer, tasks) in consumers.iter().filter(|(consumer, _)| *consumer >= 2) {
+        let [backward, forward] = charges.map(|charge| charge.each * i64::from(tasks));
+        if backward > 0 || forward > 0 {
+            network.arc(owner, consumer, forward, backward);
+        }
+    }
 }
 
-/// One direction of that: what it costs if it is needed in `to` and made elsewhere.
+/// One direction of that: what it costs if it is needed in `to` and made elsewhere, but for what
+/// each consumer that may move costs.
 fn towards(network: &mut Network, consumers: &[Consumer], owner: u32, to: u32, charge: Charge) {
     let elsewhere = 1 - to;
     let pinned = consumers.iter().find(|(consumer, _)| *consumer == to);
-    let mut any = None;
     if let Some((_, tasks)) = pinned {
         at(network, owner, elsewhere, charge.of(*tasks));
     } else if charge.once > 0 && consumers.iter().any(|(consumer, _)| *consumer >= 2) {
-        let node = network.node();
-        apart(network, owner, node, to, charge.once);
-        any = Some(node);
-    }
-    for &(consumer, tasks) in consumers.iter().filter(|(consumer, _)| *consumer >= 2) {
-        let each = charge.each * i64::from(tasks);
-        if each > 0 {
-            apart(network, owner, consumer, to, each);
-        }
-        if let Some(any) = any {
+        let any = network.node();
+        apart(network, owner, any, to, charge.once);
+        for &(consumer, _) in consumers.iter().filter(|(consumer, _)| *consumer >= 2) {
             apart(network, any, consumer, to, charge.once);
         }
     }

@@ -18,12 +18,12 @@ use crate::units::Units;
 
 /// Steps that a cut of a network of this size (variables, nets and consumers) may take before it is
 /// given up: what keeps graphs of up to a million tasks near a second in all, and is linear beyond.
-/// Graphs as Dask makes them need three for each; graphs without any order need a hundred, and are
+/// Graphs as Dask makes them need three for each at most; graphs without any order need a hundred, and are
 /// cut to the end up to some 100,000 tasks.
 fn budget(size: usize) -> u64 {
-    const AT_ONCE: u64 = 60_000_000;
+    const AT_ONCE: u64 = 45_000_000;
     let size = size as u64;
-    AT_ONCE.saturating_sub(8 * size).max(4 * size)
+    AT_ONCE.saturating_sub(8 * size).max(10 * size / 3)
 }
 
 /// Pools of all tasks, and how good they are.
@@ -97,30 +97,19 @@ fn decide(nets: &Nets, links: &Links, options: &Options, plain: &[u8]) -> Soluti
     let guess = guess(nets, plain);
     let (count, consumers) = nets.size();
     let steps = budget(nets.len() + count + consumers);
+    let model = Model { nets, links, units };
     let (pools, lower_bound, is_minimum) = if nets.pools == 2 {
-        let cut = two::cut(
-            nets,
-            links,
-            units,
-            &guess,
-            &options.capacity,
-            &Budget::new(steps),
-        );
-        (cut.pools, 0.0, cut.is_minimum)
+        let cut = two::cut(model, &guess, &options.capacity, &Budget::new(steps));
+        (cut.pools, cut.lower_bound, cut.is_minimum)
     } else {
-        let model = Model { nets, links, units };
-        let assignment = many::assign(model, &guess, steps);
-        let is_minimum = assignment.cost <= assignment.lower_bound;
-        (
-            assignment.pools,
-            units.real(assignment.lower_bound),
-            is_minimum,
-        )
+        let found = many::assign(model, &guess, steps);
+        let is_minimum = found.cost <= found.lower_bound;
+        (found.pools, found.lower_bound, is_minimum)
     };
     let of_task = |variable: &u32| pools[*variable as usize];
     Solution {
         pools: nets.variables.iter().map(of_task).collect(),
-        lower_bound,
+        lower_bound: units.real(lower_bound),
         is_minimum,
     }
 }

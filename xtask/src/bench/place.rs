@@ -38,7 +38,7 @@ struct Measurement {
     pools: u32,
     tasks: u32,
     dependencies: u32,
-    /// Wall clock of the placement.
+    /// CPU time of the placement.
     seconds: f64,
     /// The most memory of the process, the graph included.
     peak_bytes: u64,
@@ -60,7 +60,7 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
         "shape",
         "tasks",
         "dependencies",
-        "seconds",
+        "CPU s",
         "ns per task",
         "MB",
         "cost over plain",
