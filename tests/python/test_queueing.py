@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
+import dask.array as da
 import pytest
 from distributed import Event, wait
+from distributed.diagnostics.plugin import SchedulerPlugin
 
+from fed.context import pinning
 from fed.links import Links
 from fed.queueing import Pace
 from tests.python.inprocess import NORTH, SOUTH, pool_of, pooled, pools_holding
@@ -72,21 +76,29 @@ async def test_pinned_roots_wait_for_their_pool(c: Any, s: Any, *workers: Any) -
 
 
 class Topology:
-    def pool_of(self, worker: str) -> str:
-        return worker
+    def pool_of(self, worker: Any) -> str:
+        return SOUTH
 
 
 @pytest.mark.parametrize(
     ("rtt", "seconds", "extra"),
-    [(0.04, 0.005, 8.0), (0.04, 1.0, 0.04), (0.04, 1e-9, 64.0), (0.0, 0.005, 0.0)],
+    [
+        (0.04, 0.005, 8.0),
+        (0.04, 1.0, 0.04),
+        (0.04, 1e-9, 64.0),
+        (0.0, 0.005, 0.8),
+        (0.0, 1e-9, 40.0),
+    ],
 )
 def test_short_tasks_fill_the_round_trip(rtt: float, seconds: float, extra: float) -> None:
     topology: Any = Topology()
-    worker: Any = SOUTH
+    worker: Any = SimpleNamespace(occupancy=0.0, nthreads=1)
     pace = Pace(topology, Links([{"source": "", "destination": SOUTH, "rtt": rtt}]))
     assert pace.extra(worker) == 0.0  # nothing has run yet
     pace.observe(SOUTH, seconds)
     assert pace.extra(worker) == pytest.approx(extra)
+    worker.occupancy = 1.0  # a long task is in work, or one of unknown length
+    assert pace.extra(worker) == 0.0
 
 
 @pooled(north=(1,), south=(1,))
@@ -102,3 +114,34 @@ async def test_a_distant_worker_is_sent_more(c: Any, s: Any, *workers: Any) -> N
     assert counts[SOUTH] >= 64
     await Event("go").set()
     await wait([*held, *near])
+
+
+class Peak(SchedulerPlugin):
+    """Counts the chunks that workers hold, at most."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.chunks = 0
+
+    def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
+        tasks = self.scheduler.tasks.values()
+        if finish == "memory":
+            held = sum(task.state == "memory" and task.nbytes >= CHUNK for task in tasks)
+            self.chunks = max(self.chunks, held)
+
+
+CHUNK = 100_000
+
+
+@pooled(north=(1, 1), south=(1, 1))
+async def test_chunks_do_not_pile_up(c: Any, s: Any, *workers: Any) -> None:
+    """Two tasks need each chunk, so that it is not fused with them."""
+    chunks = 100
+    peak = Peak(s)
+    s.add_plugin(peak)
+    with pinning(NORTH):
+        source = da.random.default_rng(0).random(chunks * CHUNK // 8, chunks=CHUNK // 8)
+    assert await c.compute(source.min() < source.max())
+    # Each of the pool's two threads has one in work and one waiting, whose users run at once; those
+    # of the last ones are still on their way to the workers.
+    assert 0 < peak.chunks <= chunks // 4

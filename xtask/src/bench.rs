@@ -27,6 +27,8 @@ pub(crate) struct Arguments {
 enum Bench {
     /// Speed of the mesh beside other user-space WireGuards, between two hosts joined by veth
     Mesh(mesh::Arguments),
+    /// Memory that the chunks of reductions take up, with pins and without
+    Peak(dask::Arguments),
     /// Time and memory of the placement of graphs of up to a million tasks
     Place(place::Arguments),
     /// Bytes that cross between sites, with fed and with stock Dask, beside the fewest that can
@@ -37,6 +39,10 @@ enum Bench {
     Scheduler(dask::Arguments),
 }
 
+const PEAK: Benchmark = Benchmark {
+    name: "peak",
+    has_hosts: false,
+};
 const PLACEMENT: Benchmark = Benchmark {
     name: "placement",
     has_hosts: true,
@@ -57,6 +63,7 @@ const SCHEDULER: Benchmark = Benchmark {
 pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.bench {
         Bench::Mesh(arguments) => mesh::run(root, arguments),
+        Bench::Peak(arguments) => dask::run(root, &PEAK, arguments),
         Bench::Place(arguments) => place::run(root, arguments),
         Bench::Placement(arguments) => dask::run(root, &PLACEMENT, arguments),
         Bench::Saturation(arguments) => dask::run(root, &SATURATION, arguments),

@@ -212,3 +212,41 @@ impl Moves<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Roots 0 to 3, whose users are: 4, in pool 1; 4 and 5, in two pools; 5, but only pool 1 is
+    /// allowed; none.
+    #[test]
+    fn roots_are_pushed_to_where_all_their_users_are() {
+        let graph = Graph {
+            output_bytes: &[9; 6],
+            indptr: &[0, 0, 0, 0, 0, 2, 4],
+            indices: &[0, 1, 1, 2],
+            allowed: &[0, 0, 2, 0, 0, 0],
+            present: &[],
+        };
+        let consumers = Consumers::new(&graph);
+        let mut pools = [0, 0, 1, 0, 1, 0];
+        assert!(push_roots(&graph, &consumers, &mut pools));
+        assert_eq!(pools, [1, 0, 1, 0, 1, 0]);
+        assert!(!push_roots(&graph, &consumers, &mut pools));
+    }
+
+    #[test]
+    fn what_is_there_already_is_no_root() {
+        let graph = Graph {
+            output_bytes: &[9; 2],
+            indptr: &[0, 0, 1],
+            indices: &[0],
+            allowed: &[0; 2],
+            present: &[1, 0],
+        };
+        let consumers = Consumers::new(&graph);
+        let mut pools = [0, 1];
+        assert!(!push_roots(&graph, &consumers, &mut pools));
+        assert_eq!(pools, [0, 1]);
+    }
+}

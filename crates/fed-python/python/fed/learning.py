@@ -44,7 +44,9 @@ class Learner:
         startstops
             What it did when, as its worker says.
         """
-        for entry in startstops:
+        # Only root tasks wait in the queues; what reduces their outputs may take far less time.
+        is_root = not task.dependencies or self.queues.is_root(task)
+        for entry in startstops if is_root else ():
             if entry["action"] == "compute":
                 self.pace.observe(pool, entry["stop"] - entry["start"])
         guess = self.placer.guess(task) if type(task.key) is tuple else None

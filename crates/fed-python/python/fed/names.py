@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 RESOURCE_PREFIX = "pool-"
 """A worker of pool ``x`` offers the resource ``pool-x``; a task pinned to it asks for 0 of it."""
 
+PLACED = "fed_placed"
+"""The annotation of a placed task: the name of its pool."""
+
 ANNOTATION = "fed_pool"
 """The annotation that holds the pool's name beside the resource."""
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fed.names import pools_in, resource_of, without_pools
+from fed import _dask_private as dask_private
+from fed.fusing import fuse_chains
+from fed.names import PLACED, pools_in, resource_of, without_pools
 from fed.planning import Facts, Plan, make_plan
 from fed.relays import insert_relays, is_relay
 from fed.sizes import UNKNOWN_ROOT, Blocks, Estimator, Learned, blocks_of_layers
@@ -20,14 +22,10 @@ if TYPE_CHECKING:
 
     from distributed.scheduler import Scheduler, TaskState
 
-    from fed import _dask_private as dask_private
     from fed.links import Links
     from fed.topology import Topology
 
 logger = logging.getLogger("fed.scheduler")
-
-PLACED = "fed_placed"
-"""The annotation of a placed task: the name of its pool."""
 
 MOST_ARRAYS = 10_000
 """Arrays whose chunks are remembered for tasks that wait."""
@@ -74,6 +72,7 @@ class Placer:
         self.links = links
         self.learned = Learned()
         self.relays = 0
+        self.has_fused = False
         self.blocks: dict[str, Blocks] = {}
 
     def arrive(self, arrival: dask_private.Arrival, pins: Mapping[Any, str]) -> Plan | None:
@@ -91,8 +90,8 @@ class Placer:
         Plan or None
             None if nothing in the graph has to do with pools.
         """
-        if self.relays:
-            self._adopt_relays(arrival)
+        if self.relays or self.has_fused:
+            self._adopt(arrival)
         # With one pool there is nothing to choose.
         plan = self.plan(arrival, pins) if len(self.topology.names()) > 1 else None
         if plan is None:
@@ -116,6 +115,8 @@ class Placer:
                 resources[key] = {**resources.get(key, {}), resource_of(name): 0}
             arrival.by_type["resources"] = resources
             arrival.by_type[PLACED] = placed
+        plan.fused = fuse_chains(arrival, self.scheduler.tasks)
+        self.has_fused |= bool(plan.fused)
         return plan
 
     def plan(self, arrival: dask_private.Arrival, pins: Mapping[Any, str]) -> Plan | None:
@@ -232,21 +233,25 @@ class Placer:
                 ]
         return found
 
-    def _adopt_relays(self, arrival: dask_private.Arrival) -> None:
-        """Use the relays of tasks that an earlier graph had too.
+    def _adopt(self, arrival: dask_private.Arrival) -> None:
+        """Use the relays, and what was fused, of tasks that an earlier graph had too.
 
         Dask would take a task that comes back with other dependencies for another one.
         """
         tasks = self.scheduler.tasks
-        for key in list(arrival.graph):
+        for key, node in list(arrival.graph.items()):
             task = tasks.get(key)
             if task is None or task.run_spec is None:
                 continue
-            for source in task.dependencies:
-                if is_relay(source.key) and source.run_spec is not None:
-                    arrival.graph[key] = task.run_spec
-                    arrival.graph[source.key] = source.run_spec
-                    arrival.order[source.key] = arrival.order.get(key, 0) - 0.5
+            sources = {source.key: source for source in task.dependencies}
+            if sources.keys() == node.dependencies:
+                continue
+            if any(map(is_relay, sources)) or dask_private.is_fused(task.run_spec):
+                arrival.graph[key] = task.run_spec
+                for name, source in sources.items():
+                    if name not in arrival.graph and source.run_spec is not None:
+                        arrival.graph[name] = source.run_spec
+                        arrival.order[name] = arrival.order.get(key, 0) - 0.5
 
 
 def _needed(graph: dict[Any, Any], keys: Iterable[Any], present: Collection[Any]) -> dict[Any, Any]:

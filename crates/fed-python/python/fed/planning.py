@@ -6,7 +6,7 @@ Nothing here knows the scheduler: who needs to know what exists already says so 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fed import _dask_private as dask_private
@@ -65,6 +65,8 @@ class Plan:
     """Pools that hold each output already, as bits."""
     barriers: list[Any]
     """Keys of the barriers of peer-to-peer shuffles."""
+    fused: set[Any] = field(default_factory=set)
+    """Keys that became part of another task afterwards."""
 
     def pool_of(self, key: Any) -> str | None:
         """Return the pool of a task, or None where any will do."""

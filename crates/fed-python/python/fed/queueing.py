@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 MOST_PER_THREAD = 64.0
 """Tasks beyond Dask's own setting that wait at a worker, per thread, however short they are."""
 
+LEAST_ROUND_TRIP = 0.004
+"""Seconds until a worker next door has its next task: messages are gathered for 2 ms each way."""
+
 WEIGHT = 0.1
-"""Weight of the newest duration in a pool's mean."""
+"""Weight of the newest duration in the mean of a pool's root tasks."""
 
 
 def sole_pool(task: TaskState) -> str | None:
@@ -37,7 +40,7 @@ def sole_pool(task: TaskState) -> str | None:
 
 
 class Pace:
-    """How long the tasks of each pool take, and so how many fill a round trip.
+    """How long the root tasks of each pool take, and so how many fill a round trip.
 
     Parameters
     ----------
@@ -53,16 +56,18 @@ class Pace:
         self._durations: dict[str, float] = {}
 
     def observe(self, pool: str, seconds: float) -> None:
-        """Take note of one finished task."""
+        """Take note of one finished root task."""
         mean = self._durations.get(pool, seconds)
         self._durations[pool] = mean + WEIGHT * (seconds - mean)
 
     def extra(self, worker: WorkerState) -> float:
         """Return the tasks per thread that keep a worker busy for the time of a round trip."""
         pool = self.topology.pool_of(worker)
-        rtt = self.links.rtt_of(pool) if pool else 0.0
-        if not rtt or pool not in self._durations:
+        if pool is None or pool not in self._durations:
             return 0.0
+        rtt = max(self.links.rtt_of(pool), LEAST_ROUND_TRIP)
+        if worker.occupancy > 2 * rtt * worker.nthreads:
+            return 0.0  # what it has keeps it busy for longer
         return min(rtt / max(self._durations[pool], 1e-4), MOST_PER_THREAD)
 
 

@@ -7,8 +7,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from fed import _dask_private as dask_private
-from fed.names import pools_in
-from fed.placement import PLACED, advise, free, is_placed
+from fed.names import PLACED, pools_in
+from fed.placement import advise, free, is_placed
 from fed.planning import Facts, make_plan
 from fed.relays import is_relay
 from fed.sizes import Estimator
@@ -57,7 +57,7 @@ class Expectations:
         """Take note of what a plan was made for."""
         sums: dict[Any, tuple[int, int]] = {}
         for key, nbytes, present in zip(plan.keys, plan.nbytes, plan.present, strict=True):
-            if not present:
+            if not present and key not in plan.fused:
                 name = _name(key)
                 count, total = sums.get(name, (0, 0))
                 sums[name] = count + 1, total + nbytes

@@ -285,4 +285,4 @@ impl Sum for Usage {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fed_rpc::server::{self, HandshakeLimits, IncomingFailure};
 use fed_rpc::tls::{self, Presented};
@@ -24,9 +24,7 @@ use super::roster::Roster;
 use super::service::Service;
 use super::site::Site;
 use crate::control;
-use crate::descriptors;
 use crate::python::PythonError;
-use crate::quiet::Quiet;
 use crate::state::StateError;
 
 /// How often it is looked whether a key or an invitation has come to its end.
@@ -115,7 +113,6 @@ pub async fn run(
     ready: impl FnOnce(std::net::SocketAddr),
 ) -> Result<(), AgentError> {
     fed_sandbox::check()?;
-    descriptors::raise();
     let hangups = signal(SignalKind::hangup()).map_err(AgentError::System)?;
     let keys = Keys::of(&config.state);
     keys.change()?;
@@ -196,7 +193,6 @@ async fn control_socket(state: &Path) -> Result<tokio::net::UnixListener, AgentE
 }
 
 fn refused(roster: Roster, audit: Arc<Audit>) -> impl Fn(IncomingFailure) + Send + Sync {
-    let displaced = Quiet::default();
     move |failure| match &failure {
         IncomingFailure::Refused {
             remote,
@@ -205,11 +201,6 @@ fn refused(roster: Roster, audit: Arc<Audit>) -> impl Fn(IncomingFailure) + Send
             let who = roster.past(fingerprint);
             warn!(%failure, who, "connection refused");
             audit.refused(*remote, fingerprint, &who);
-        }
-        IncomingFailure::Displaced { .. } => {
-            if let Some(before) = displaced.note(Instant::now()) {
-                warn!(%failure, before, "connection refused");
-            }
         }
         IncomingFailure::Accept(_)
         | IncomingFailure::Handshake { .. }

@@ -215,8 +215,8 @@ impl Service {
     ) -> Answer<Reservation> {
         let site = self.site();
         let limits = site.limits(operator);
-        let allowance = site.allowance(operator, &limits);
-        self.registry.accounts.reserve(id, sizes, &allowance)
+        self.registry
+            .reserve(id, sizes, &site.allowance(operator, &limits))
     }
 
     pub(super) async fn stop(

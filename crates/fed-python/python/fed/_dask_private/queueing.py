@@ -116,6 +116,10 @@ class PoolQueues:
         for queue in self.queues.values():
             queue.discard(task)
 
+    def is_root(self, task: Any) -> bool:
+        """Tell whether a task waits in the queue of a pool when that is busy."""
+        return self._root_pool(task) is not None
+
     def _root_pool(self, task: Any) -> str | None:
         """Return the pool of a task that waits in its queue as the roots of a graph do."""
         if not task.resource_restrictions or task.worker_restrictions or task.host_restrictions:

@@ -30,12 +30,27 @@ __all__ = [
 ]
 
 
+def is_fused(node: Any) -> bool:
+    """Tell whether a node is a task that runs others inside itself."""
+    return isinstance(node, Task) and subgraph_of(node) is not None
+
+
 def subgraph_of(task: Any) -> Mapping[Any, Any] | None:
     """Return the graph that a fused task runs inside itself, if it is one."""
     func = getattr(task.func, "__wrapped__", task.func)
     if func is _execute_subgraph and task.args and isinstance(task.args[0], dict):
         return task.args[0]
     return None
+
+
+def blocks_fusion(node: Any) -> bool:
+    """Tell whether a node must stay a task of its own."""
+    return bool(getattr(node, "block_fusion", False))
+
+
+def fuse(nodes: list[Any]) -> Any:
+    """Return one task that runs nodes one after the other, under the key of the last."""
+    return Task.fuse(*nodes)
 
 
 def rebuild_task(

@@ -13,6 +13,7 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("dask._task_spec", "Dict", ()),
     ("dask._task_spec", "GraphNode.substitute", ("self", "subs", "key")),
     ("dask._task_spec", "NestedContainer.__init__", ("self", "args", "kwargs")),
+    ("dask._task_spec", "GraphNode.fuse", ("tasks", "key")),
     ("dask._task_spec", "Task.__init__", ("self", "key", "func", "args", "_data_producer")),
     ("dask._task_spec", "TaskRef.__init__", ("self", "key")),
     ("dask._task_spec", "_execute_subgraph", ("inner_dsk", "outkey", "inkeys", "dependencies")),

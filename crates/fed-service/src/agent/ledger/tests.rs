@@ -8,7 +8,21 @@ use proptest::prelude::*;
 use self::model::{Step, World, step};
 use super::*;
 use crate::agent::policy::Limits;
-use crate::agent::policy::tests::{offer, pool};
+
+fn pool(name: &str) -> PoolName {
+    name.parse().unwrap()
+}
+
+fn offer(name: &str) -> PoolOffer {
+    PoolOffer {
+        name: pool(name),
+        data_roots: Vec::new(),
+        default_workers: 2,
+        max_workers: 100,
+        threads: 4,
+        memory_bytes: 8 << 30,
+    }
+}
 
 fn id(number: u8) -> FederationId {
     FederationId::from_random([number; 5])

@@ -9,11 +9,11 @@ fn operator(name: &str, fingerprint: &str) -> Operator {
     }
 }
 
-pub(in crate::agent) fn pool(name: &str) -> PoolName {
+fn pool(name: &str) -> PoolName {
     name.parse().unwrap()
 }
 
-pub(in crate::agent) fn offer(name: &str) -> PoolOffer {
+fn offer(name: &str) -> PoolOffer {
     PoolOffer {
         name: pool(name),
         data_roots: Vec::new(),

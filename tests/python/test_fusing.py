@@ -1,0 +1,76 @@
+"""Chains of one pool become one task; what has other users, other pools, or a name does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import wait
+
+from fed.context import pinning
+from tests.python.inprocess import NORTH, SOUTH, pooled, pools_holding
+
+CHUNKS = 8
+
+
+def block(block_info: Any = None) -> Any:
+    start, stop = block_info[None]["array-location"][0]
+    return np.arange(start, stop, dtype="f8")
+
+
+def array(pool: str, name: str) -> da.Array:
+    with pinning(pool):
+        return da.map_blocks(block, chunks=((50,) * CHUNKS,), dtype="f8", name=name)
+
+
+def keys_of(scheduler: Any, array: da.Array) -> list[Any]:
+    return [key for key in scheduler.tasks if key[0] == array.name]
+
+
+EXPECTED = sum(range(50 * CHUNKS))
+
+
+@pooled(north=(1, 1), south=(1, 1))
+async def test_a_chunk_is_reduced_by_the_task_that_reads_it(c: Any, s: Any, *workers: Any) -> None:
+    source = array(NORTH, "source")
+    total = c.compute(source.sum())
+    await wait(total)
+    assert not keys_of(s, source)
+    assert await total == EXPECTED
+
+
+@pooled(north=(1, 1), south=(1, 1))
+async def test_pools_are_not_fused(c: Any, s: Any, *workers: Any) -> None:
+    north, south = array(NORTH, "n"), array(SOUTH, "s")
+    both = c.persist(north + 2 * south)
+    await wait(both)
+    np.testing.assert_array_equal(await c.compute(both), 3 * np.arange(50 * CHUNKS))
+    ran = {key[0] for key in s.tasks if isinstance(key, tuple)}
+    assert any(name.startswith("add") for name in ran)
+
+
+@pooled(north=(1, 1), south=(1, 1))
+async def test_what_has_two_users_or_a_future_is_not_fused(c: Any, s: Any, *workers: Any) -> None:
+    twice, kept = array(NORTH, "twice"), array(SOUTH, "kept")
+    held = c.persist(kept)
+    ratio = c.compute([twice.sum() / (twice.max() + 1), held.sum()])
+    await wait(ratio)
+    assert len(keys_of(s, held)) == CHUNKS
+    last = 50 * CHUNKS - 1
+    assert await c.gather(ratio) == [pytest.approx(EXPECTED / (last + 1)), EXPECTED]
+    assert all(pools_holding(s, key) == {SOUTH} for key in keys_of(s, held))
+
+
+@pooled(north=(1, 1), south=(1, 1))
+async def test_a_graph_that_needs_what_was_fused_before(c: Any, s: Any, *workers: Any) -> None:
+    source = array(NORTH, "again")
+    squares = c.persist(source**2)
+    await wait(squares)
+    assert not keys_of(s, source)
+    # Its chunks are no tasks so far, and the squares are made of nothing.
+    both = c.compute([source.sum(), squares.sum(), (source**2 + source).sum()])
+    values = np.arange(50 * CHUNKS, dtype="f8")
+    expected = [values.sum(), (values**2).sum(), (values**2 + values).sum()]
+    assert await c.gather(both) == expected
