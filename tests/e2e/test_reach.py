@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,6 @@ from tests.e2e.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.e2e.lab import Host
     from tests.e2e.notebook import Notebook
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 STORE = "http://store:8080"
 OPEN, OTHER, CLOSED = 8080, 8081, 8082
 """Ports of the store: one that is named, one that is not, and one where nobody listens."""
+
+
+@contextmanager
+def few_files() -> Iterator[None]:
+    """Let what is started meanwhile open few files, unless it raises its limit itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = hard - 1 if 0 < hard <= 1024 else 1024
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @contextmanager
@@ -64,7 +77,10 @@ def behind_store(
         "reach": [f"store:{OPEN}", f"store:{CLOSED}", "no-such-host:443"],
     }
     folder = tmp_path_factory.mktemp("world")
-    with worlds.running(folder, data, more_hosts=["store"], changes={"ecmwf": ecmwf}) as world:
+    with (
+        few_files(),
+        worlds.running(folder, data, more_hosts=["store"], changes={"ecmwf": ecmwf}) as world,
+    ):
         host = world.lab["store"]
         with (
             served(host, store / "served", OPEN, store / "open.log"),
@@ -159,6 +175,18 @@ def test_a_store_that_is_down_is_told(book: Notebook, behind_store: World) -> No
     assert "Connection refused" in closed
     (unknown,) = (line for line in log if "WARN" in line and "no-such-host:443" in line)
     assert "`reach`" in unknown
+
+
+@pytest.mark.parametrize("pattern", ["agent run", "fed node", "dask_worker"])
+def test_as_many_files_may_be_open_as_the_host_allows(behind_store: World, pattern: str) -> None:
+    """Agent, both halves of the node, and workers: each connection to a store takes two."""
+    pids = behind_store.pids("ecmwf", pattern)
+    assert pids
+    for pid in pids:
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        (files,) = (line.split() for line in limits if line.startswith("Max open files"))
+        soft, hard = files[3:5]
+        assert soft == hard
 
 
 def test_a_wrong_entry_is_refused(behind_store: World) -> None:

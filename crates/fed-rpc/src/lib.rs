@@ -16,6 +16,7 @@ pub mod identity;
 pub mod invitation;
 pub mod possession;
 pub mod server;
+pub mod shares;
 pub mod status;
 pub mod tls;
 

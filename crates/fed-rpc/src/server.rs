@@ -13,12 +13,13 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 
 use crate::identity::Fingerprint;
+use crate::shares::{Shares, Source};
 
 pub use connection::{PeerIdentity, TlsConn};
 
@@ -36,7 +37,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 pub struct HandshakeLimits {
     /// Longest time from `accept` to the end of the handshake. Default 5 s.
     pub timeout: Duration,
-    /// Most handshakes at a time; further connections wait in the listener's queue. Default 128.
+    /// Most handshakes at a time, shared among the addresses that they come from: whoever has most
+    /// makes room for the others. Where every address has one, further connections wait in the
+    /// listener's queue. Default 128.
     pub concurrent: usize,
 }
 
@@ -70,6 +73,12 @@ pub enum IncomingFailure {
         remote: SocketAddr,
         /// What TLS or the system said.
         source: io::Error,
+    },
+    /// The handshake was ended in favour of another's: its address had most of them.
+    #[error("{remote} had too many TLS handshakes under way while others waited")]
+    Displaced {
+        /// Where the client came from.
+        remote: SocketAddr,
     },
     /// The client did not finish the handshake in time.
     #[error("{remote} did not finish the TLS handshake within {} s", after.as_secs_f64())]
@@ -112,6 +121,7 @@ pub fn incoming(
         limits,
         on_failure: Arc::new(on_failure),
         handshakes: JoinSet::new(),
+        places: Shares::new(limits.concurrent),
         rest: None,
     }
 }
@@ -123,13 +133,14 @@ pub struct Incoming {
     limits: HandshakeLimits,
     on_failure: OnFailure,
     handshakes: JoinSet<Option<TlsConn>>,
+    places: Shares<Source, (AbortHandle, SocketAddr)>,
     rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
     /// Accepts connections as long as there are any and there is room for their handshakes.
     fn poll_accept(&mut self, context: &mut Context<'_>) {
-        while self.handshakes.len() < self.limits.concurrent {
+        while self.places.has_room() {
             if let Some(rest) = &mut self.rest {
                 if rest.as_mut().poll(context).is_pending() {
                     return;
@@ -139,13 +150,18 @@ impl Incoming {
             match self.listener.poll_accept(context) {
                 Poll::Pending => return,
                 Poll::Ready(Ok((stream, remote))) => {
-                    self.handshakes.spawn(handshake::accept(
+                    let handshake = self.handshakes.spawn(handshake::accept(
                         self.acceptor.clone(),
                         stream,
                         remote,
                         self.limits.timeout,
                         Arc::clone(&self.on_failure),
                     ));
+                    let displaced = self.places.take(remote.ip().into(), (handshake, remote));
+                    if let Some((other, remote)) = displaced {
+                        other.abort();
+                        (self.on_failure)(IncomingFailure::Displaced { remote });
+                    }
                 }
                 Poll::Ready(Err(error)) => {
                     self.rest = Some(Box::pin(sleep(ACCEPT_BACKOFF)));
@@ -163,11 +179,16 @@ impl Stream for Incoming {
         loop {
             self.poll_accept(context);
             // An empty set has no waker: the next one to wake this task is the listener.
-            let Some(done) = ready!(self.handshakes.poll_join_next(context)) else {
+            let Some(done) = ready!(self.handshakes.poll_join_next_with_id(context)) else {
                 return Poll::Pending;
             };
+            let id = match &done {
+                Ok((id, _)) => *id,
+                Err(error) => error.id(),
+            };
+            self.places.give_back(|(handshake, _)| handshake.id() == id);
             // A task that panicked or failed has no connection, and there may be room again.
-            if let Ok(Some(connection)) = done {
+            if let Ok((_, Some(connection))) = done {
                 return Poll::Ready(Some(Ok(connection)));
             }
         }

@@ -12,6 +12,7 @@ pub mod agent;
 pub mod control;
 mod convert;
 mod deadline;
+mod descriptors;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -19,4 +20,5 @@ pub mod gateway;
 pub mod node;
 pub mod operator;
 pub mod python;
+mod quiet;
 pub mod state;

@@ -1,11 +1,12 @@
 //! What clients that do not shake hands do to the others: nothing.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use fed_rpc::server::{HandshakeLimits, IncomingFailure};
 use fed_rpc::{Identity, v1};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::site::Site;
 use crate::within;
@@ -28,6 +29,41 @@ async fn silent_clients_do_not_hold_up_the_others() {
         agent.describe(v1::DescribeRequest {}).await.unwrap();
     }
     assert_eq!(site.callers().len(), 3);
+}
+
+/// Connects from another address of this host.
+async fn connect_from(address: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_the_places_of_the_others() {
+    let limits = HandshakeLimits {
+        timeout: Duration::from_secs(3600),
+        concurrent: 4,
+    };
+    let mut site = Site::start_with(limits, |_| {}).await;
+    let operator = Identity::generate("operator").unwrap();
+    site.admit(&operator);
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..4 {
+            silent.push(connect_from([127, 0, 0, 2], site.address).await);
+        }
+        let mut agent = site.connect(&operator).await.unwrap();
+        agent.describe(v1::DescribeRequest {}).await.unwrap();
+    }
+    assert_eq!(site.callers().len(), 3);
+    let oldest = silent[0].local_addr().unwrap();
+    let failure = site.failure().await;
+    assert!(
+        matches!(failure, IncomingFailure::Displaced { remote } if remote == oldest),
+        "{failure:?}"
+    );
+    let end = within("the end of the connection", silent[0].read(&mut [0])).await;
+    assert_eq!(end.unwrap(), 0);
 }
 
 #[tokio::test]

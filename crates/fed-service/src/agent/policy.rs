@@ -285,4 +285,4 @@ impl Sum for Usage {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fed_core::{FederationId, PoolName, SiteName};
+use fed_core::{FederationId, SiteName};
 use fed_rpc::status::{ENDED_HERE, Reason, Refusal};
 use tracing::warn;
 
-use super::account::{Account, Accounts, Reservation};
+use super::account::{Account, Accounts};
 use super::federation::{self, Call, Federation, Host, Record};
 use super::policy::Allowance;
 use crate::deadline::seconds_since_boot;
@@ -24,7 +24,8 @@ pub(super) struct Registry {
     site: SiteName,
     folder: PathBuf,
     books: Arc<Mutex<Books>>,
-    accounts: Accounts,
+    /// Who uses how much of the site.
+    pub(super) accounts: Accounts,
 }
 
 #[derive(Debug, Default)]
@@ -146,19 +147,6 @@ impl Registry {
             (before + since.elapsed(), entry.lease)
         };
         books.running.get(&id).map(life).unwrap_or_default()
-    }
-
-    /// Reserves numbers of workers for some pools of a federation.
-    ///
-    /// # Errors
-    /// If its operator may not have as many.
-    pub(super) fn reserve(
-        &self,
-        id: FederationId,
-        sizes: &[(PoolName, u32)],
-        allowance: &Allowance<'_>,
-    ) -> Result<Reservation, Refusal> {
-        self.accounts.reserve(id, sizes, allowance)
     }
 
     /// Ends what an operator runs, for this reason; returns how many federations there were.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fed_rpc::server::{self, HandshakeLimits, IncomingFailure};
 use fed_rpc::tls::{self, Presented};
@@ -24,7 +24,9 @@ use super::roster::Roster;
 use super::service::Service;
 use super::site::Site;
 use crate::control;
+use crate::descriptors;
 use crate::python::PythonError;
+use crate::quiet::Quiet;
 use crate::state::StateError;
 
 /// How often it is looked whether a key or an invitation has come to its end.
@@ -113,6 +115,7 @@ pub async fn run(
     ready: impl FnOnce(std::net::SocketAddr),
 ) -> Result<(), AgentError> {
     fed_sandbox::check()?;
+    descriptors::raise();
     let hangups = signal(SignalKind::hangup()).map_err(AgentError::System)?;
     let keys = Keys::of(&config.state);
     keys.change()?;
@@ -193,6 +196,7 @@ async fn control_socket(state: &Path) -> Result<tokio::net::UnixListener, AgentE
 }
 
 fn refused(roster: Roster, audit: Arc<Audit>) -> impl Fn(IncomingFailure) + Send + Sync {
+    let displaced = Quiet::default();
     move |failure| match &failure {
         IncomingFailure::Refused {
             remote,
@@ -201,6 +205,11 @@ fn refused(roster: Roster, audit: Arc<Audit>) -> impl Fn(IncomingFailure) + Send
             let who = roster.past(fingerprint);
             warn!(%failure, who, "connection refused");
             audit.refused(*remote, fingerprint, &who);
+        }
+        IncomingFailure::Displaced { .. } => {
+            if let Some(before) = displaced.note(Instant::now()) {
+                warn!(%failure, before, "connection refused");
+            }
         }
         IncomingFailure::Accept(_)
         | IncomingFailure::Handshake { .. }

@@ -215,8 +215,8 @@ impl Service {
     ) -> Answer<Reservation> {
         let site = self.site();
         let limits = site.limits(operator);
-        self.registry
-            .reserve(id, sizes, &site.allowance(operator, &limits))
+        let allowance = site.allowance(operator, &limits);
+        self.registry.accounts.reserve(id, sizes, &allowance)
     }
 
     pub(super) async fn stop(

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use fed_rpc::server::{self, HandshakeLimits, IncomingFailure, TlsConn};
 use futures::StreamExt as _;
@@ -12,6 +13,7 @@ use tokio::net::TcpListener;
 
 use super::dial::Target;
 use super::tasks::Tasks;
+use crate::quiet::Quiet;
 
 /// Bytes held per direction: chunks of arrays pass here, and each copy costs a wake-up.
 const BUFFER: usize = 256 * 1024;
@@ -24,7 +26,13 @@ pub(super) async fn serve(
     tasks: Tasks,
 ) {
     let limits = HandshakeLimits::default();
-    let mut clients = server::incoming(listener, config, limits, |failure| report(&failure));
+    let displaced = Quiet::default();
+    let mut clients = server::incoming(listener, config, limits, move |failure| {
+        let often = matches!(failure, IncomingFailure::Displaced { .. });
+        if !often || displaced.note(Instant::now()).is_some() {
+            report(&failure);
+        }
+    });
     while let Some(client) = clients.next().await {
         if let Ok(client) = client {
             tasks.spawn(relay(client, target.clone()));
@@ -72,6 +80,7 @@ fn remote(failure: &IncomingFailure) -> Option<SocketAddr> {
         IncomingFailure::Accept(_) => None,
         IncomingFailure::Refused { remote, .. }
         | IncomingFailure::Handshake { remote, .. }
+        | IncomingFailure::Displaced { remote }
         | IncomingFailure::Timeout { remote, .. } => Some(*remote),
     }
 }

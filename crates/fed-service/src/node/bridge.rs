@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fed_core::MemberId;
-use fed_rpc::tls;
-use fed_rpc::{Fingerprint, Identity};
+use fed_rpc::server::{self, HandshakeLimits, TlsConn};
+use fed_rpc::shares::Shares;
+use fed_rpc::{Fingerprint, Identity, PeerIdentity, tls};
 use futures::{SinkExt as _, StreamExt as _};
+use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsConnector;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
@@ -33,7 +36,11 @@ const RETRY: Duration = Duration::from_secs(15);
 /// The largest UDP payload, in bytes.
 const DATAGRAM_MAX: usize = 65_507;
 
-/// Bridges that others may open at a time: a member that lost one opens another.
+/// TLS handshakes at a time, shared among the addresses that they come from.
+const HANDSHAKES_MAX: usize = 64;
+
+/// Bridges that others may open at a time, shared among the members: one that lost its bridge opens
+/// another.
 const ACCEPTED_MAX: usize = 256;
 
 /// A bridge that this node has opened, or tries to.
@@ -62,14 +69,19 @@ pub(super) struct Bridges {
 impl Bridges {
     /// Makes a key, and listens at the TCP port with the number of the mesh's UDP port.
     pub(super) async fn start(port: u16) -> io::Result<Self> {
+        Self::start_for(port, ACCEPTED_MAX).await
+    }
+
+    /// As [`Self::start`], with another number of bridges that others may open.
+    async fn start_for(port: u16, most: usize) -> io::Result<Self> {
         let identity = Identity::generate("fed node").map_err(io::Error::other)?;
         let members = Members::default();
         let listening = match listen(port).await {
             Ok(listener) => {
                 let known = Arc::clone(&members);
                 let admit = move |peer: &Fingerprint| lock(&known).contains(peer);
-                let acceptor = tls::server_config(&identity, Arc::new(admit)).into();
-                let accepting = tokio::spawn(accept(listener, acceptor, port));
+                let config = tls::server_config(&identity, Arc::new(admit));
+                let accepting = tokio::spawn(accept(listener, config, port, most));
                 Some(AbortOnDropHandle::new(accepting))
             }
             Err(error) => {
@@ -141,37 +153,43 @@ async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, port: u16) {
-    let mut bridges = tokio::task::JoinSet::new();
+async fn accept(listener: TcpListener, config: Arc<ServerConfig>, port: u16, most: usize) {
+    let limits = HandshakeLimits {
+        timeout: PATIENCE,
+        concurrent: HANDSHAKES_MAX,
+    };
+    let mut incoming = server::incoming(listener, config, limits, |failure| {
+        debug!(%failure, "no TLS connection of a member");
+    });
+    let mut bridges = JoinSet::new();
+    let mut places = Shares::<Fingerprint, AbortHandle>::new(most);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = bridges.join_next() => continue,
-        };
-        match accepted {
-            Ok(_) if bridges.len() >= ACCEPTED_MAX => {
-                debug!("too many TLS connections of members");
-            }
-            Ok((stream, from)) => {
-                let acceptor = acceptor.clone();
-                bridges.spawn(async move {
-                    if let Err(error) = serve(stream, &acceptor, port).await {
-                        debug!(%from, %error, "a TLS connection of a member has ended");
-                    }
+        tokio::select! {
+            Some(Ok(stream)) = incoming.next() => {
+                let PeerIdentity {
+                    remote, fingerprint, ..
+                } = stream.peer();
+                if !places.has_room() {
+                    debug!(%remote, "too many TLS connections of members");
+                    continue;
+                }
+                let bridge = bridges.spawn(async move {
+                    let ended = serve(stream, port).await;
+                    debug!(%remote, ?ended, "a TLS connection of a member has ended");
                 });
+                if let Some(oldest) = places.take(fingerprint, bridge) {
+                    oldest.abort();
+                }
             }
-            Err(error) => {
-                // Out of descriptors, for example: others may be closed by then.
-                warn!(%error, "a TLS connection could not be accepted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+            Some(ended) = bridges.join_next_with_id() => {
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                places.give_back(|bridge| bridge.id() == id);
             }
         }
     }
 }
 
-async fn serve(stream: TcpStream, acceptor: &TlsAcceptor, port: u16) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let stream = timeout(PATIENCE, acceptor.accept(stream)).await??;
+async fn serve(stream: TlsConn, port: u16) -> io::Result<()> {
     let (udp, _) = loopback(port).await?;
     carry(stream, udp).await
 }
@@ -271,9 +289,14 @@ mod tests {
     }
 
     async fn node() -> Node {
+        node_for(ACCEPTED_MAX).await
+    }
+
+    /// A node to which others may open so many bridges.
+    async fn node_for(most: usize) -> Node {
         let router = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = router.local_addr().unwrap();
-        let bridges = Bridges::start(address.port()).await.unwrap();
+        let bridges = Bridges::start_for(address.port(), most).await.unwrap();
         Node {
             bridges,
             router,
@@ -339,5 +362,31 @@ mod tests {
             .dial(MemberId::OPERATOR, b.bridges.fingerprint(), vec![c.address]);
         until(|| failed(&other)).await;
         assert!(other.bridges.open().is_empty());
+    }
+
+    #[tokio::test]
+    async fn neither_strangers_nor_a_member_keep_another_member_out() {
+        let (a, b, c) = (node().await, node_for(2).await, node().await);
+        b.bridges
+            .admit([&a, &c].map(|node| node.bridges.fingerprint()).into());
+        // From one address, and they never say who they are.
+        let mut strangers = Vec::new();
+        for _ in 0..=HANDSHAKES_MAX {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+            strangers.push(socket.connect(b.address).await.unwrap());
+        }
+        for number in 1..=3 {
+            let key = b.bridges.fingerprint();
+            a.bridges.dial(MemberId::site(number), key, vec![b.address]);
+        }
+        until(|| (!a.bridges.open().is_empty()).then_some(())).await;
+        dial(&c, &b);
+        let bridge = until(|| c.bridges.open().values().next().copied()).await;
+        until(|| (a.bridges.open().len() == 1).then_some(())).await;
+        c.router.send_to(b"still here", bridge).await.unwrap();
+        let mut buffer = [0; 32];
+        let (length, _) = b.router.recv_from(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..length], b"still here");
     }
 }

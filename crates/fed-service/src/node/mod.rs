@@ -12,6 +12,7 @@ pub(crate) mod log;
 mod mesh;
 mod protocol;
 mod reach;
+mod room;
 mod scratch;
 mod serve;
 mod spec;

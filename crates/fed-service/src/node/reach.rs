@@ -7,16 +7,17 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fed_core::Destination;
 use fed_sandbox::Handle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::failure::RunError;
+use super::room::{self, Room};
+use crate::quiet::Quiet;
 
 /// First of the addresses inside that stand for hosts with a name. A resolver that is asked for
 /// the families that a host has (`AI_ADDRCONFIG`) leaves out IPv4 in a sandbox, which has no more
@@ -27,12 +28,8 @@ const FIRST: (Ipv6Addr, Ipv4Addr) = (
 );
 /// How long a host outside may take to accept, its name's look-up included.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most connections to one destination at a time; more wait to be accepted.
-const MOST: usize = 1024;
 /// Bytes held per connection and direction: chunks of arrays pass here.
 const BUFFER: usize = 64 * 1024;
-/// A destination's failures are told once in this time, with their number.
-const QUIET: Duration = Duration::from_secs(10);
 /// After how long a listener that could not accept is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -105,20 +102,22 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// Listens inside for every destination.
+    /// Listens inside for every destination. This process may have so many files open.
     ///
     /// # Errors
     /// [`RunError::Reach`], with the destination.
     pub(super) async fn open(
         sandbox: &Handle,
         destinations: &[Destination],
+        files: u64,
     ) -> Result<Self, RunError> {
         let mut open = JoinSet::new();
-        for Door {
-            destination,
-            inside,
-        } in doors(destinations)
-        {
+        let rooms = Room::divide(room::most(files), destinations.len());
+        for (door, room) in doors(destinations).into_iter().zip(rooms) {
+            let Door {
+                destination,
+                inside,
+            } = door;
             for address in inside {
                 let inside = SocketAddr::new(address, destination.port());
                 let listening = sandbox.listen(inside).await;
@@ -127,7 +126,7 @@ impl Reach {
                     source,
                 })?;
                 info!(%destination, %inside, "processes inside may connect");
-                open.spawn(serve(destination.clone(), listener));
+                open.spawn(serve(destination.clone(), listener, room.clone(), dial));
             }
         }
         Ok(Self { doors: open })
@@ -139,22 +138,39 @@ impl Reach {
     }
 }
 
-/// Carries what arrives at one door, until it is dropped.
-async fn serve(destination: Destination, listener: TcpListener) {
+/// Carries what arrives at one door, until it is dropped. What there is no room for waits.
+async fn serve<Dialled>(
+    destination: Destination,
+    listener: TcpListener,
+    room: Room,
+    dial: impl Fn(Destination) -> Dialled,
+) where
+    Dialled: Future<Output = io::Result<TcpStream>> + Send + 'static,
+{
     let mut connections = JoinSet::new();
-    let mut complaints = Complaints::default();
+    let quiet = Quiet::default();
+    let mut waiting = None;
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MOST => match accepted {
-                Ok((inside, _)) => drop(connections.spawn(carry(inside, destination.clone()))),
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
+                Ok((inside, _)) => waiting = Some(inside),
                 Err(error) => {
-                    complaints.note(&destination, &error);
+                    complain(&quiet, &destination, &error);
                     tokio::time::sleep(RETRY).await;
                 }
             },
+            permit = room.enter(), if waiting.is_some() => {
+                let inside = waiting.take().expect("there is one that waits");
+                let dialled = dial(destination.clone());
+                connections.spawn(async move {
+                    let carried = carry(inside, dialled).await;
+                    drop(permit);
+                    carried
+                });
+            }
             Some(ended) = connections.join_next() => {
                 if let Ok(Err(error)) = ended {
-                    complaints.note(&destination, &error);
+                    complain(&quiet, &destination, &error);
                 }
             }
         }
@@ -165,8 +181,11 @@ async fn serve(destination: Destination, listener: TcpListener) {
 ///
 /// # Errors
 /// When the destination cannot be reached; whoever asked has then been told by a reset.
-async fn carry(mut inside: TcpStream, destination: Destination) -> io::Result<()> {
-    let mut outside = match dial(&destination).await {
+async fn carry(
+    mut inside: TcpStream,
+    dialled: impl Future<Output = io::Result<TcpStream>>,
+) -> io::Result<()> {
+    let mut outside = match dialled.await {
         Ok(outside) => outside,
         Err(error) => {
             // An orderly end would look like an empty answer.
@@ -179,13 +198,13 @@ async fn carry(mut inside: TcpStream, destination: Destination) -> io::Result<()
     let copied =
         tokio::io::copy_bidirectional_with_sizes(&mut inside, &mut outside, BUFFER, BUFFER).await;
     if let Err(error) = copied {
-        tracing::debug!(%destination, %error, "a connection was cut off");
+        tracing::debug!(%error, "a connection to a host outside was cut off");
         let _ = (inside.set_zero_linger(), outside.set_zero_linger());
     }
     Ok(())
 }
 
-async fn dial(destination: &Destination) -> io::Result<TcpStream> {
+async fn dial(destination: Destination) -> io::Result<TcpStream> {
     let connecting = TcpStream::connect((destination.host(), destination.port()));
     match tokio::time::timeout(PATIENCE, connecting).await {
         Ok(connected) => connected,
@@ -196,31 +215,72 @@ async fn dial(destination: &Destination) -> io::Result<TcpStream> {
     }
 }
 
-/// Keeps what processes inside can provoke from filling the log.
-#[derive(Debug, Default)]
-struct Complaints {
-    told: Option<Instant>,
-    untold: u64,
-}
-
-impl Complaints {
-    fn note(&mut self, destination: &Destination, error: &io::Error) {
-        if self.told.is_some_and(|told| told.elapsed() < QUIET) {
-            self.untold += 1;
-            return;
-        }
-        let before = std::mem::take(&mut self.untold);
+fn complain(quiet: &Quiet, destination: &Destination, error: &io::Error) {
+    if let Some(before) = quiet.note(Instant::now()) {
         warn!(
             %destination, %error, before,
             "cannot reach what `reach` in agent.toml names; workers' connections are reset"
         );
-        self.told = Some(Instant::now());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    /// A host that sends back what it is sent, and a door to it with this room.
+    async fn door(room: &Room, doors: &mut JoinSet<()>) -> SocketAddr {
+        let outside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (host, door) = (outside.local_addr().unwrap(), inside.local_addr().unwrap());
+        doors.spawn(async move {
+            let mut echoes = JoinSet::new();
+            loop {
+                let (mut stream, _) = outside.accept().await.unwrap();
+                echoes.spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        let destination = "store.site:443".parse().unwrap();
+        let dial = move |_| TcpStream::connect(host);
+        doors.spawn(serve(destination, inside, room.clone(), dial));
+        door
+    }
+
+    async fn echoed(stream: &mut TcpStream) {
+        let mut answer = [0];
+        stream.write_all(b"x").await.unwrap();
+        stream.read_exact(&mut answer).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_destination_does_not_take_the_room_of_another() {
+        let mut doors = JoinSet::new();
+        let rooms = Room::divide(4, 2);
+        let (greedy, modest) = (
+            door(&rooms[0], &mut doors).await,
+            door(&rooms[1], &mut doors).await,
+        );
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(greedy).await.unwrap();
+            echoed(&mut stream).await;
+            taken.push(stream);
+        }
+        // There is no room for one more, but it may wait.
+        let mut waiting = TcpStream::connect(greedy).await.unwrap();
+        waiting.write_all(b"y").await.unwrap();
+        let mut other = TcpStream::connect(modest).await.unwrap();
+        echoed(&mut other).await;
+        let nothing = waiting.try_read(&mut [0]).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        taken.pop();
+        echoed(&mut waiting).await;
+    }
 
     #[test]
     fn a_name_has_one_place_and_addresses_stay() {

@@ -24,6 +24,7 @@ use super::spec::{NodeFolder, NodeSpec};
 use super::tasks::Tasks;
 use crate::control::{self, Writer};
 use crate::deadline::until;
+use crate::descriptors;
 use crate::gateway::Gateway;
 use crate::state;
 
@@ -48,6 +49,8 @@ const PORT_RETRY: Duration = Duration::from_millis(25);
 pub fn run(folder: &NodeFolder, ready: impl FnOnce(&Ready)) -> Result<(), RunError> {
     let spec: NodeSpec =
         state::read_json(&folder.spec())?.ok_or_else(|| RunError::NoSpec(folder.spec()))?;
+    // For both halves, and for the workers.
+    let files = descriptors::raise();
     state::private_folder(&folder.logs())?;
     state::private_folder(&folder.scratch().join("tmp"))?;
     let udp = mesh::open_udp().map_err(RunError::Udp)?;
@@ -70,7 +73,7 @@ pub fn run(folder: &NodeFolder, ready: impl FnOnce(&Ready)) -> Result<(), RunErr
         let mesh = Mesh::start(spec.federation, &spec.members, tun, udp)
             .await
             .map_err(RunError::System)?;
-        let node = Node::start(spec, folder.clone(), mesh, inner).await?;
+        let node = Node::start(spec, folder.clone(), mesh, inner, files).await?;
         ready(node.mesh.ready());
         node.live(parent).await
     });
@@ -103,9 +106,10 @@ impl Node {
         folder: NodeFolder,
         mesh: Mesh,
         inner: Inner,
+        files: u64,
     ) -> Result<Self, RunError> {
         let (sandbox, sandbox_events) = inner.start().map_err(RunError::System)?;
-        let reach = Reach::open(&sandbox, &spec.reach).await?;
+        let reach = Reach::open(&sandbox, &spec.reach, files).await?;
         let listener = control::bind(&folder.socket()).map_err(|source| RunError::Control {
             path: folder.socket(),
             source,

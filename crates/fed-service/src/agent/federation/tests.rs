@@ -5,6 +5,7 @@ use futures::FutureExt as _;
 use super::*;
 use crate::agent::account::Accounts;
 use crate::agent::ledger::Load;
+use crate::agent::policy::tests::{offer, pool};
 use crate::agent::policy::{Allowance, Limits};
 
 fn federation(queue: usize) -> (Federation, mpsc::Receiver<Call>) {
@@ -21,15 +22,7 @@ fn federation(queue: usize) -> (Federation, mpsc::Receiver<Call>) {
 
 #[tokio::test]
 async fn a_reservation_lasts_as_long_as_its_call_and_no_longer() {
-    let (site, pool): (SiteName, PoolName) = ("ecmwf".parse().unwrap(), "hot".parse().unwrap());
-    let offer = PoolOffer {
-        name: pool.clone(),
-        data_roots: Vec::new(),
-        default_workers: 1,
-        max_workers: 8,
-        threads: 1,
-        memory_bytes: 1,
-    };
+    let (site, pool): (SiteName, PoolName) = ("ecmwf".parse().unwrap(), pool("hot"));
     let limits = Limits {
         workers: Some(4),
         ..Limits::default()
@@ -41,7 +34,7 @@ async fn a_reservation_lasts_as_long_as_its_call_and_no_longer() {
     };
     let accounts = Accounts::default();
     let ids = [1, 2].map(|number| FederationId::from_random([number; 5]));
-    let _open = ids.map(|id| accounts.open(id, "alice", vec![offer.clone()], Load::new()));
+    let _open = ids.map(|id| accounts.open(id, "alice", vec![offer("hot")], Load::new()));
     let reserve = |of: usize, workers| {
         let sizes = [(pool.clone(), workers)];
         accounts.reserve(ids[of], &sizes, &allowance)

@@ -8,21 +8,7 @@ use proptest::prelude::*;
 use self::model::{Step, World, step};
 use super::*;
 use crate::agent::policy::Limits;
-
-fn pool(name: &str) -> PoolName {
-    name.parse().unwrap()
-}
-
-fn offer(name: &str) -> PoolOffer {
-    PoolOffer {
-        name: pool(name),
-        data_roots: Vec::new(),
-        default_workers: 2,
-        max_workers: 100,
-        threads: 4,
-        memory_bytes: 8 << 30,
-    }
-}
+use crate::agent::policy::tests::{offer, pool};
 
 fn id(number: u8) -> FederationId {
     FederationId::from_random([number; 5])

@@ -9,11 +9,11 @@ fn operator(name: &str, fingerprint: &str) -> Operator {
     }
 }
 
-fn pool(name: &str) -> PoolName {
+pub(in crate::agent) fn pool(name: &str) -> PoolName {
     name.parse().unwrap()
 }
 
-fn offer(name: &str) -> PoolOffer {
+pub(in crate::agent) fn offer(name: &str) -> PoolOffer {
     PoolOffer {
         name: pool(name),
         data_roots: Vec::new(),

@@ -7,8 +7,9 @@ use fed_core::{MemberId, SiteName};
 use proptest::prelude::*;
 
 use super::super::*;
-use super::{id, offer, pool, workers};
+use super::{id, workers};
 use crate::agent::federation::{Crew, Exit};
+use crate::agent::policy::tests::{offer, pool};
 
 const FEDERATIONS: usize = 4;
 const POOLS: [&str; 2] = ["hot", "cold"];
