@@ -8,6 +8,8 @@ use crate::{Global, paths};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
     /// Name of the federation
     #[arg(default_value = "fed")]
     name: FederationName,

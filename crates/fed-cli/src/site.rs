@@ -11,6 +11,14 @@ use fed_service::operator;
 use crate::console::{self, Output};
 use crate::{Global, paths};
 
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Redeem a site's invitation

@@ -14,6 +14,8 @@ const NEWS: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
     /// Name of the federation; all if none is named
     name: Option<FederationName>,
     /// How it is printed

@@ -19,6 +19,8 @@ use crate::{Global, exit, paths};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
     /// Sites, as `fed site list` names them
     #[arg(required = true, value_name = "SITE")]
     sites: Vec<SiteName>,
