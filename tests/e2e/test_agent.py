@@ -147,6 +147,11 @@ def test_a_wrong_file_keeps_the_earlier_one(world: World, ecmwf: Site) -> None:
     assert f"{place}: there is no such key" in ecmwf.log
     assert "did you mean workers?" in ecmwf.log
     assert "what was read before stays" in ecmwf.log
+    nope = 'python = "/nope"'
+    ecmwf.reload(f"[policy]\n{nope}\n")
+    line = 1 + file.read_text().splitlines().index(nope)
+    until(lambda: f"{file}:{line}: policy.python: cannot start Python" in ecmwf.log)
+    ecmwf.reload("[policy]\nwokers = 1\n")
     world.up(sites=["ecmwf"], workers=2)
     world.fed("down")
     mistake = fails(ecmwf, "invite", code=USAGE)
@@ -348,6 +353,9 @@ def test_init_writes_nothing_that_does_not_work(ecmwf: Site) -> None:
     """A refused `init` leaves no file, and one that exists is not passed over."""
     config = ecmwf.state / "new" / "agent.toml"
     named = ["--config", str(config), "--name", "new", "--address", "new.example:4799"]
+    above = ecmwf.folder / "data" / "up"
+    above.parent.mkdir()
+    above.symlink_to(".")
 
     def init(*flags: str) -> subprocess.CompletedProcess[str]:
         done: subprocess.CompletedProcess[str] = ecmwf.host.run(
@@ -362,8 +370,10 @@ def test_init_writes_nothing_that_does_not_work(ecmwf: Site) -> None:
     python = ["--python", ecmwf.paths.python]
     for flags, code, told in [
         (["--python", "/opt/none/bin/python"], HOST, "/opt/none/bin/python"),
-        ([*python, "--data", "/data/none"], USAGE, "/data/none does not exist"),
-        ([*python, "--user", "nobody-at-all"], USAGE, "no such user"),
+        ([*python, "--data", "/data/none"], USAGE, "--data: /data/none does not exist"),
+        ([*python, "--data", "/"], USAGE, '--data: "/" would show workers the whole host'),
+        ([*python, "--data", str(above)], USAGE, f"--data: {above} leads to {above.parent}, a"),
+        ([*python, "--user", "nobody-at-all"], USAGE, "--user: user"),
     ]:
         refused = init(*flags)
         assert refused.returncode == code, refused.stderr

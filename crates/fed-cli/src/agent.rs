@@ -160,6 +160,9 @@ fn init(arguments: &Init) -> anyhow::Result<()> {
         "site {} can run workers: Python {} with distributed {}",
         config.name, fitness.python, fitness.distributed
     ));
+    for warning in fitness.warnings {
+        console::note(&format!("warning: {warning}"));
+    }
     console::note("next: start `fed agent run`, then let an operator in with `fed agent invite`");
     console::data(&fingerprint.to_string())
 }

@@ -129,8 +129,8 @@ fn of_agent(error: &AgentError) -> u8 {
     match error {
         AgentError::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => TAKEN,
         AgentError::Running(_) => TAKEN,
-        AgentError::Unsupported(_) | AgentError::Python(_) => HOST,
-        AgentError::Listen { .. } | AgentError::Missing(_) | AgentError::Exposed { .. } => USAGE,
+        AgentError::Unsupported(_) | AgentError::Python { .. } => HOST,
+        AgentError::Listen { .. } | AgentError::Folder { .. } | AgentError::Exposed { .. } => USAGE,
         AgentError::State(_)
         | AgentError::Identity(_)
         | AgentError::Key(_)
@@ -141,7 +141,7 @@ fn of_agent(error: &AgentError) -> u8 {
 
 fn of_setup(error: &SetupError) -> u8 {
     match error {
-        SetupError::Unsupported(_) | SetupError::Python(_) | SetupError::Package { .. } => HOST,
+        SetupError::Unsupported(_) | SetupError::Package { .. } => HOST,
         SetupError::Agent(error) => of_agent(error),
         SetupError::User { .. } | SetupError::Invitation(_) => USAGE,
         SetupError::State(_) | SetupError::Identity(_) | SetupError::Key(_) => FAILED,

@@ -17,7 +17,7 @@ use crate::tls::Pins;
 use crate::v1::agent_client::AgentClient;
 
 use dial::Dialer;
-pub(crate) use dial::is_address;
+pub use dial::is_address;
 
 /// Default time for the whole of connecting: name, TCP, TLS and the agent's first words.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -229,6 +229,15 @@ pub(crate) fn readable(inspection: &Inspection, named: Vec<PathBuf>) -> Vec<Path
     needed
 }
 
+/// True if what a path leads to lies in one of the trees that processes in a sandbox see.
+pub(crate) fn shows(readable: &[PathBuf], path: &Path) -> bool {
+    let Ok(real) = path.canonicalize() else {
+        return false;
+    };
+    let mut trees = readable.iter().filter_map(|tree| tree.canonicalize().ok());
+    trees.any(|tree| real.starts_with(tree))
+}
+
 /// As many symbolic links as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
 
@@ -398,6 +407,47 @@ mod tests {
         let named = vec![root.join("data"), root.join("data/near")];
         let readable = readable(&none, named);
         assert!(exposed(&root.join("volume/deep/set"), &readable).is_some());
+    }
+
+    #[test]
+    fn a_link_to_a_folder_above_itself_is_not_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("data/set")).unwrap();
+        std::fs::create_dir_all(root.join("other")).unwrap();
+        for (target, link) in [
+            ("..", "data/set/up"),
+            (".", "data/here"),
+            ("../other/back", "data/round"),
+            ("../data", "other/back"),
+        ] {
+            std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+        }
+        let none = Inspection {
+            is_compiled: false,
+            environment: PythonEnvironment::default(),
+            roots: Vec::new(),
+        };
+        let all_shown = |names: &[&str]| {
+            let named: Vec<_> = names.iter().map(|name| root.join(name)).collect();
+            let readable = readable(&none, named.clone());
+            named.iter().all(|path| shows(&readable, path))
+        };
+        // Alone, what such a link leads to is nowhere below what is shown.
+        assert!(!all_shown(&["data/set/up"]));
+        assert!(!all_shown(&["data/here"]));
+        assert!(!all_shown(&["data/set/up/set"]));
+        for shown in [
+            &["data"][..],
+            &["data/set/up", "data"],
+            &["data/here", "data", "data/set"],
+            &["data/set", "other"],
+            &["data/round"],
+            &["other/back"],
+            &["data/set/up/set", "data/set"],
+        ] {
+            assert!(all_shown(shown), "{shown:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use thiserror::Error;
 
 /// Why a file of the state folder could not be used.
@@ -28,12 +29,14 @@ pub enum StateError {
         source: io::Error,
     },
     /// A file does not hold what it should.
-    #[error("{path} is damaged ({source}); move it away and try again")]
+    #[error("{path}:{line}: {problem}; mend the file, or move it away and begin anew")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was wrong.
-        source: serde_json::Error,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: &'static str,
     },
     /// Others could read what should be private.
     #[error("{path} can be read by other users (mode {mode:o}); run `chmod go-rwx {path}` first")]
@@ -120,9 +123,14 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateErr
         Err(error) => return Err(StateError::io("read", path)(error)),
     };
     let parsed = serde_json::from_slice(&text);
-    parsed.map(Some).map_err(|source| StateError::Damaged {
+    parsed.map(Some).map_err(|error| StateError::Damaged {
         path: path.to_owned(),
-        source,
+        line: error.line().max(1),
+        problem: match error.classify() {
+            Category::Eof => "it ends too early",
+            Category::Syntax => "this is not JSON",
+            Category::Data | Category::Io => "this is not what fed writes there",
+        },
     })
 }
 
@@ -436,8 +444,11 @@ mod tests {
     fn says_which_file_is_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.json");
-        write(&file, b"{").unwrap();
-        let error = read_json::<u32>(&file).unwrap_err().to_string();
-        assert!(error.contains("x.json is damaged"), "{error}");
+        write(&file, b"[1,").unwrap();
+        let error = read_json::<Vec<u32>>(&file).unwrap_err().to_string();
+        assert!(
+            error.contains("x.json:1: it ends too early; mend the file"),
+            "{error}"
+        );
     }
 }

@@ -137,8 +137,8 @@ impl Dialer {
     }
 }
 
-/// Tells whether a text reads `host:port`.
-pub(crate) fn is_address(text: &str) -> bool {
+/// Tells whether a text reads `host:port`, as a caller dials it.
+pub fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         let bare = !host.contains([':', '[', ']']);
         let bracketed = host

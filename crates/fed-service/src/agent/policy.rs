@@ -12,6 +12,7 @@ use fed_rpc::status::{Reason, Refusal};
 use serde::{Deserialize, Deserializer};
 
 use super::roster::Operator;
+use crate::python::Interpreter;
 
 /// Federations that an operator may have at a time where agent.toml names no number: each takes a
 /// process, two ports and some memory before any worker runs.
@@ -75,6 +76,17 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 }
 
 impl Limits {
+    /// The interpreter that these limits name instead of the site's own, if they do.
+    pub(super) fn interpreter(&self, own: &Interpreter) -> Option<Interpreter> {
+        if self.python.is_none() && self.prologue.is_none() {
+            return None;
+        }
+        Some(Interpreter {
+            python: self.python.clone().unwrap_or_else(|| own.python.clone()),
+            prologue: self.prologue.clone().unwrap_or_default(),
+        })
+    }
+
     /// These limits, and `general` where they say nothing.
     fn or(&self, general: &Self) -> Self {
         // Each prologue belongs to its interpreter.

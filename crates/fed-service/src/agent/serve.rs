@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::audit::Audit;
-use super::config::{AgentConfig, ConfigFile};
+use super::config::{AgentConfig, At, ConfigFile};
 use super::desk::{self, Asked, Reply};
 use super::keys::{Announced, KeyError, Keys};
 use super::registry::Registry;
@@ -53,8 +53,10 @@ pub enum AgentError {
     #[error(transparent)]
     Unsupported(#[from] fed_sandbox::Unsupported),
     /// It cannot listen.
-    #[error("cannot listen on {listen}: {source}; {}", remedy(.source))]
+    #[error("{place}: cannot listen on {listen}: {source}; {}", remedy(.source))]
     Listen {
+        /// Where the address stands.
+        place: String,
         /// From agent.toml.
         listen: String,
         /// What the system said.
@@ -65,17 +67,30 @@ pub enum AgentError {
         "another agent runs with the state folder {0}; end it first, or give this one another `state`"
     )]
     Running(PathBuf),
-    /// Its interpreter cannot be used.
-    #[error(transparent)]
-    Python(#[from] PythonError),
-    /// The configuration names a folder that is not there.
-    #[error("{0} does not exist, but agent.toml names it as data or read_only")]
-    Missing(PathBuf),
+    /// An interpreter cannot be used.
+    #[error("{place}: {source}")]
+    Python {
+        /// Where it is named.
+        place: String,
+        /// Why not.
+        source: PythonError,
+    },
+    /// A folder of the configuration cannot be shown to workers.
+    #[error("{place}: {problem}")]
+    Folder {
+        /// Where it is named.
+        place: String,
+        /// Why not, and what to do.
+        problem: String,
+    },
     /// Workers could read the agent's keys.
     #[error(
-        "the state folder {state} lies below {visible}, which workers may read; move `state` elsewhere"
+        "{place}: the state folder {state} lies below {visible}, which workers may read; move \
+         `state` elsewhere"
     )]
     Exposed {
+        /// Where the state folder is named.
+        place: String,
         /// The agent's state folder.
         state: PathBuf,
         /// What workers see.
@@ -93,12 +108,11 @@ pub enum AgentError {
 fn remedy(error: &std::io::Error) -> &'static str {
     let kind = error.kind();
     if kind == std::io::ErrorKind::AddrInUse {
-        "another program has the port (`ss -ltnp` shows which): end it, or change `listen` in \
-         agent.toml"
+        "another program has the port (`ss -ltnp` shows which): end it, or take another port"
     } else if kind == std::io::ErrorKind::PermissionDenied {
-        "take a port above 1023 for `listen` in agent.toml"
+        "take a port above 1023"
     } else {
-        "correct `listen` in agent.toml"
+        "take an address of this host, or [::] for all of them"
     }
 }
 
@@ -124,6 +138,7 @@ pub async fn run(
     let audit = Arc::new(Audit::open(&config.state)?);
     let (sites, site) = watch::channel(Arc::new(Site::open(&config).await?));
     let listen = |source| AgentError::Listen {
+        place: config.place(&[At::Key("listen")]),
         listen: config.listen.clone(),
         source,
     };

@@ -7,12 +7,11 @@ use fed_rpc::{Fingerprint, Invitation};
 use nix::unistd::User;
 use thiserror::Error;
 
-use super::config::AgentConfig;
+use super::config::{AgentConfig, At};
 use super::keys::{KeyError, Keys};
 use super::roster::{Roster, unix_seconds};
 use super::serve::AgentError;
-use super::site::Site;
-use crate::python::PythonError;
+use super::site::{Known, Site};
 use crate::state::{self, StateError};
 
 /// Why a host could not be prepared, or an operator not be invited.
@@ -33,24 +32,25 @@ pub enum SetupError {
     /// Sandboxes are not possible here.
     #[error(transparent)]
     Unsupported(#[from] fed_sandbox::Unsupported),
-    /// The interpreter cannot be used.
-    #[error(transparent)]
-    Python(#[from] PythonError),
     /// The agent would not run as it is configured.
     #[error(transparent)]
     Agent(#[from] AgentError),
     /// The interpreter lacks what workers need.
-    #[error("{python} has no {package}; install it there, or set `python` in agent.toml")]
+    #[error("{place}: {python} has no {package}; install it there, or name another interpreter")]
     Package {
+        /// Where it is named.
+        place: String,
         /// The interpreter.
         python: String,
         /// The distribution.
         package: &'static str,
     },
     /// The configured user does not exist, or cannot be become.
-    #[error("user {user:?} of agent.toml: {problem}")]
+    #[error("{place}: user {user:?}: {problem}")]
     User {
-        /// From agent.toml.
+        /// Where the user is named.
+        place: String,
+        /// The name.
         user: String,
         /// What is wrong.
         problem: String,
@@ -64,6 +64,8 @@ pub struct Fitness {
     pub python: String,
     /// Version of `distributed` there.
     pub distributed: String,
+    /// What works, and may not be meant: a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// Checks that this host can run workers as the configuration says. Changes nothing.
@@ -73,19 +75,27 @@ pub struct Fitness {
 pub async fn check(config: &AgentConfig) -> Result<Fitness, SetupError> {
     fed_sandbox::check()?;
     user(config)?;
-    Site::open(config).await?;
-    let inspection = config.interpreter().inspect().await?;
-    let package = |package: &'static str| {
-        let found = inspection.environment.packages.get(package).cloned();
-        found.ok_or_else(|| SetupError::Package {
-            python: config.python.clone(),
-            package,
-        })
-    };
-    package("dask")?;
+    let site = Site::open(config).await?;
+    for known in site.interpreters() {
+        package(known, "dask")?;
+        package(known, "distributed")?;
+    }
+    let own = site.interpreters().first();
+    let own = own.expect("a site has an interpreter of its own");
     Ok(Fitness {
-        distributed: package("distributed")?,
-        python: inspection.environment.version.clone(),
+        distributed: package(own, "distributed")?,
+        python: own.inspection.environment.version.clone(),
+        warnings: site.overcommitted().into_iter().collect(),
+    })
+}
+
+/// The version of a package that workers need.
+fn package(known: &Known, package: &'static str) -> Result<String, SetupError> {
+    let found = known.inspection.environment.packages.get(package).cloned();
+    found.ok_or_else(|| SetupError::Package {
+        place: known.place.clone(),
+        python: known.interpreter.python.clone(),
+        package,
     })
 }
 
@@ -148,6 +158,7 @@ pub fn drop_privileges(config: &AgentConfig) -> Result<(), SetupError> {
         return Ok(());
     };
     let wrong = |problem: String| SetupError::User {
+        place: config.place(&[At::Key("user")]),
         user: user.name.clone(),
         problem,
     };
@@ -167,6 +178,7 @@ fn user(config: &AgentConfig) -> Result<Option<User>, SetupError> {
         return Ok(None);
     };
     let wrong = |problem: String| SetupError::User {
+        place: config.place(&[At::Key("user")]),
         user: name.clone(),
         problem,
     };

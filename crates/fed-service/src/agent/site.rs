@@ -3,16 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytesize::ByteSize;
 use fed_core::{PoolOffer, SiteName};
 use fed_sandbox::Quotas;
+use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
+use tracing::warn;
 
-use super::config::AgentConfig;
+use super::config::{AgentConfig, At, is_of_system};
 use super::federation::Host;
 use super::policy::{Allowance, Limits, Policy};
 use super::roster::Operator;
 use super::serve::AgentError;
-use crate::python::{Inspection, Interpreter, exposed, readable};
+use crate::python::{Inspection, Interpreter, exposed, readable, shows};
 
 /// Which part of the free space the scratch folder of one federation may take by default: one of
 /// so many.
@@ -27,32 +30,71 @@ pub(super) struct Site {
     pub(super) name: SiteName,
     policy: Policy,
     own: Interpreter,
-    hosts: Vec<(Interpreter, Arc<Host>)>,
+    hosts: Vec<Known>,
+}
+
+/// An interpreter of the configuration.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Where it is named, for errors.
+    pub(super) place: String,
+    pub(super) interpreter: Interpreter,
+    pub(super) inspection: Inspection,
+    host: Arc<Host>,
 }
 
 impl Site {
     /// Asks every interpreter of the configuration what it is, and checks the folders.
     pub(super) async fn open(config: &AgentConfig) -> Result<Self, AgentError> {
-        let policy = config.policy();
-        let own = config.interpreter();
-        let mut hosts: Vec<(Interpreter, Arc<Host>)> = Vec::new();
-        let tables = policy.operators.iter().map(|table| &table.limits);
-        let wanted = tables.chain([&policy.general]);
-        let others: Vec<_> = wanted
-            .filter_map(|limits| interpreter(limits, &own))
-            .collect();
-        for interpreter in std::iter::once(own.clone()).chain(others) {
-            if hosts.iter().all(|(known, _)| *known != interpreter) {
-                let inspection = interpreter.inspect().await?;
-                let host = host(config, &interpreter, &inspection)?;
-                hosts.push((interpreter, Arc::new(host)));
+        let folders = folders(config)?;
+        let mut hosts: Vec<Known> = Vec::new();
+        for (place, interpreter) in config.interpreters() {
+            if hosts.iter().any(|known| known.interpreter == interpreter) {
+                continue;
             }
+            let place = config.place(&place);
+            let inspection = match interpreter.inspect().await {
+                Ok(inspection) => inspection,
+                Err(source) => return Err(AgentError::Python { place, source }),
+            };
+            let host = Arc::new(host(config, &folders, &interpreter, &inspection)?);
+            hosts.push(Known {
+                place,
+                interpreter,
+                inspection,
+                host,
+            });
         }
-        Ok(Self {
+        let site = Self {
             name: config.name.clone(),
-            policy,
-            own,
+            policy: config.policy(),
+            own: config.interpreter(),
             hosts,
+        };
+        if let Some(warning) = site.overcommitted() {
+            warn!("{warning}");
+        }
+        Ok(site)
+    }
+
+    /// The interpreters of the configuration, the site's own first.
+    pub(super) fn interpreters(&self) -> &[Known] {
+        &self.hosts
+    }
+
+    /// Says so if one federation may be given more memory than this host has.
+    pub(super) fn overcommitted(&self) -> Option<String> {
+        let pools = self.hosts.first().map(|known| &known.host.pools)?;
+        let each = |pool: &PoolOffer| u64::from(pool.max_workers).saturating_mul(pool.memory_bytes);
+        let offered = pools.iter().map(each).fold(0, u64::saturating_add);
+        let memory = memory_bytes();
+        (offered > memory).then(|| {
+            format!(
+                "the pools offer workers of {} together, and this host has {}: lower `memory` or \
+                 `max_workers`, else tasks may exhaust it",
+                ByteSize::b(offered),
+                ByteSize::b(memory)
+            )
         })
     }
 
@@ -76,43 +118,69 @@ impl Site {
 
     /// Where the workers of an operator with these limits run.
     pub(super) fn host(&self, limits: &Limits) -> Arc<Host> {
-        let wanted = interpreter(limits, &self.own);
+        let wanted = limits.interpreter(&self.own);
         let wanted = wanted.as_ref().unwrap_or(&self.own);
-        let found = self
-            .hosts
-            .iter()
-            .find(|(interpreter, _)| interpreter == wanted);
-        let (_, host) = found.expect("every interpreter of the configuration has its host");
-        Arc::clone(host)
+        let found = self.hosts.iter().find(|known| known.interpreter == *wanted);
+        let found = found.expect("every interpreter of the configuration has its host");
+        Arc::clone(&found.host)
     }
 }
 
-/// The interpreter that limits name instead of the site's.
-fn interpreter(limits: &Limits, own: &Interpreter) -> Option<Interpreter> {
-    if limits.python.is_none() && limits.prologue.is_none() {
-        return None;
+/// The files and folders that the configuration shows to workers, each with its place.
+fn folders(config: &AgentConfig) -> Result<Vec<(String, PathBuf)>, AgentError> {
+    let named = config.folders().into_iter();
+    let checked = named.map(|(at, path)| {
+        let place = config.place(&at);
+        match mistake_of_folder(&path) {
+            None => Ok((place, path)),
+            Some(problem) => Err(AgentError::Folder { place, problem }),
+        }
+    });
+    checked.collect()
+}
+
+/// Why a folder cannot be shown to workers.
+fn mistake_of_folder(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match path.canonicalize() {
+        Ok(real) => is_of_system(&real).map(|problem| match real == path {
+            true => problem,
+            false => format!("{shown} is a link to {}: {problem}", real.display()),
+        }),
+        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => Some(format!(
+            "{shown} is a link that leads back to itself; name the folder that is meant"
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(format!(
+            "{shown} does not exist, or is a link to nothing; mount or create it, or take it out"
+        )),
+        Err(error) => Some(format!(
+            "{shown} cannot be looked at ({error}); let the agent's user read it"
+        )),
     }
-    Some(Interpreter {
-        python: limits.python.clone().unwrap_or_else(|| own.python.clone()),
-        prologue: limits.prologue.clone().unwrap_or_default(),
-    })
 }
 
 fn host(
     config: &AgentConfig,
+    folders: &[(String, PathBuf)],
     interpreter: &Interpreter,
     inspection: &Inspection,
 ) -> Result<Host, AgentError> {
-    let named: Vec<PathBuf> = config
-        .data_folders()
-        .chain(config.read_only.iter().cloned())
-        .collect();
-    if let Some(missing) = named.iter().find(|path| !path.exists()) {
-        return Err(AgentError::Missing(missing.clone()));
-    }
+    let named = folders.iter().map(|(_, path)| path.clone()).collect();
     let read_only = readable(inspection, named);
+    if let Some((place, path)) = folders.iter().find(|(_, path)| !shows(&read_only, path)) {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let problem = format!(
+            "{} leads to {real}, a folder above itself; write {real} if workers may see all of it, \
+             else the folder that is meant",
+            path.display(),
+            real = real.display()
+        );
+        let place = place.clone();
+        return Err(AgentError::Folder { place, problem });
+    }
     if let Some(visible) = exposed(&config.state, &read_only) {
         return Err(AgentError::Exposed {
+            place: config.place(&[At::Key("state")]),
             state: config.state.clone(),
             visible: visible.clone(),
         });

@@ -302,6 +302,56 @@ mod tests {
         assert!(state.remove_site(&name).is_err());
     }
 
+    /// Whatever is wrong with it: the file, the line and what to do, in our own words.
+    #[test]
+    fn a_list_of_sites_that_was_damaged_is_told_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = OperatorState::open(&folder.path().join("fed")).unwrap();
+        let file = state.sites_file();
+        let site = "\"address\": \"agent:4788\",\n\"fingerprint\": \"SHA256:x\"";
+        let ecmwf = |site: String| format!("{{\n\"ecmwf\": {{\n{site}\n}}}}");
+        for (text, line, problem) in [
+            (String::new(), 1, "it ends too early"),
+            (
+                ecmwf(site.to_owned()).replace("}}", ""),
+                5,
+                "it ends too early",
+            ),
+            (ecmwf(site.replace(',', "")), 4, "this is not JSON"),
+            ("sites:\n".to_owned(), 1, "this is not JSON"),
+            ("[]".to_owned(), 1, "this is not what fed writes there"),
+            (ecmwf("\"address\": 7".to_owned()), 3, "this is not what"),
+            (
+                ecmwf(site.replace("\"SHA256:x\"", "null")),
+                4,
+                "this is not what",
+            ),
+            (
+                ecmwf(format!("{site},\n\"next\": 1")),
+                5,
+                "this is not what",
+            ),
+            (
+                ecmwf(site.replace("address", "adress")),
+                5,
+                "this is not what",
+            ),
+            (
+                ecmwf(site.to_owned()).replace("ecmwf", "E C"),
+                2,
+                "this is not what",
+            ),
+        ] {
+            std::fs::write(&file, &text).unwrap();
+            let error = state.sites().unwrap_err();
+            let told = format!("{}:{line}: {problem}", file.display());
+            assert!(error.to_string().starts_with(&told), "{text}: {error}");
+            assert!(error.to_string().contains("mend the file, or move it away"));
+            // Nor does a parser speak when causes are listed.
+            assert!(std::error::Error::source(&error).is_none());
+        }
+    }
+
     #[test]
     fn changes_at_once_are_all_kept() {
         let folder = tempfile::tempdir().unwrap();
