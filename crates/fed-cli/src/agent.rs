@@ -8,6 +8,7 @@ use fed_service::agent::{self, AgentConfig, ConfigFile, Draft, Operator, Roster}
 
 use crate::console::{self, Output};
 use crate::paths;
+use crate::time::duration;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -73,7 +74,7 @@ pub(crate) struct Rotate {
     config: Config,
     /// How long the new key is announced before it is used. Operators who do not call in this time
     /// need an invitation again
-    #[arg(long, default_value = "7d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
     after: Duration,
 }
 
@@ -82,14 +83,14 @@ pub(crate) struct Init {
     #[command(flatten)]
     config: Config,
     /// Name of the site, for a new agent.toml
-    #[arg(long)]
+    #[arg(long, value_name = "SITE")]
     name: Option<SiteName>,
     /// host:port at which operators reach the agent, for a new agent.toml; the agent listens on
     /// this port [default port: 4788]
     #[arg(long, value_name = "HOST[:PORT]")]
     address: Option<String>,
-    /// Interpreter of the workers, for a new agent.toml
-    #[arg(long)]
+    /// Interpreter of the workers, with distributed, for a new agent.toml [default: python3]
+    #[arg(long, value_name = "INTERPRETER")]
     python: Option<String>,
     /// User that an agent started as root becomes, for a new agent.toml
     #[arg(long)]
@@ -101,7 +102,8 @@ pub(crate) struct Init {
 
 impl Init {
     fn draft(&self) -> std::io::Result<Draft> {
-        let absolute = |root: &String| match root.contains("://") {
+        // An empty one is refused with the rest.
+        let absolute = |root: &String| match root.contains("://") || root.is_empty() {
             true => Ok(root.clone()),
             false => std::path::absolute(root).map(|path| path.display().to_string()),
         };
@@ -120,7 +122,7 @@ pub(crate) struct Invite {
     #[command(flatten)]
     config: Config,
     /// How long the invitation is valid
-    #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     expires: Duration,
     /// What the operator is called here, whatever they call themselves: limits by name count for
     /// names that were given so

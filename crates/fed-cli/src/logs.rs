@@ -14,10 +14,15 @@ pub(crate) struct Arguments {
     #[arg(default_value = "fed")]
     name: FederationName,
     /// Lines of each log; 0 shows all
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, value_name = "LINES", default_value_t = 20)]
     tail: u32,
     /// Only logs whose name (`site/process`) contains this
-    #[arg(long, default_value = "")]
+    #[arg(
+        long,
+        value_name = "PART",
+        default_value = "",
+        hide_default_value = true
+    )]
     only: String,
     /// How the lines are printed
     #[arg(long, value_enum, default_value_t = Output::Text)]

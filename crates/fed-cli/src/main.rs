@@ -14,6 +14,7 @@ mod node;
 mod paths;
 mod site;
 mod status;
+mod time;
 mod up;
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// One Dask cluster over several data centres, in which every chunk stays where it lies.
 #[derive(Parser)]
-#[command(version, propagate_version = true, after_help = exit::HELP)]
+#[command(name = "fed", version, propagate_version = true, after_help = exit::HELP)]
 struct Arguments {
     /// As an operator's commands have it: it may stand before them too
     #[arg(long, value_name = "FOLDER", hide = true)]

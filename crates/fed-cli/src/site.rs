@@ -9,6 +9,7 @@ use fed_rpc::Invitation;
 use fed_service::operator;
 
 use crate::console::{self, Output};
+use crate::time::duration;
 use crate::{Global, paths};
 
 #[derive(clap::Args)]
@@ -21,11 +22,11 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Redeem a site's invitation
+    /// Redeem a site's invitation: from then on `fed up` may name the site
     Add(Add),
     /// List the sites
     List(List),
-    /// Forget a site
+    /// Forget a site; it still knows the operator's key (`fed agent operators remove` there)
     Remove(Remove),
     /// Change the operator's key, at every site at once
     Rotate(Rotate),
@@ -39,12 +40,13 @@ pub(crate) struct Add {
     /// users of this host cannot see it
     invitation: String,
     /// What the site's log calls you [default: user@host]
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     operator: Option<String>,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct List {
+    /// How they are printed
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -58,7 +60,7 @@ pub(crate) struct Remove {
 #[derive(clap::Args)]
 pub(crate) struct Rotate {
     /// How long the old key still counts, for federations that are up (30 days at most)
-    #[arg(long, default_value = "7d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
     keep: Duration,
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::checklist::Checklist;
 use crate::console::{self, Output};
+use crate::time::duration;
 use crate::{Global, exit, paths};
 
 #[derive(clap::Args)]
@@ -34,16 +35,21 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     detach: bool,
     /// How long a site keeps the federation when the operator is gone (3 s to 1 day)
-    #[arg(long, default_value = "5m", value_parser = lease)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = lease)]
     lease: Duration,
     /// How long tasks wait for a pool that has lost its workers, before they fail
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pool_timeout: Duration,
     /// Interpreter of the scheduler [default: beside fed, else the active environment, else python3]
-    #[arg(long)]
+    #[arg(long, value_name = "INTERPRETER")]
     python: Option<String>,
     /// Shell commands to run before the interpreter, such as `module load`
-    #[arg(long, default_value = "")]
+    #[arg(
+        long,
+        value_name = "COMMANDS",
+        default_value = "",
+        hide_default_value = true
+    )]
     prologue: String,
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = Output::Text)]
@@ -67,7 +73,7 @@ fn worker_count(text: &str) -> Result<WorkerCount, String> {
 }
 
 fn lease(text: &str) -> Result<Duration, String> {
-    let lease = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let lease = duration(text)?;
     if (Leases::MIN..=Leases::MAX).contains(&lease) {
         Ok(lease)
     } else {

@@ -17,6 +17,10 @@ static PACKAGE: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/package.r
 /// How long an interpreter may take to say what it is: a cold network file system is slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What is told of a failure: so many lines, and characters of each.
+const LAST_LINES: usize = 3;
+const LAST_CHARACTERS: usize = 160;
+
 /// Parts of the system that any interpreter needs, where they exist. Not all of /etc: an agent may
 /// run as root, whose workers could then read what is root's.
 const SYSTEM: [&str; 23] = [
@@ -72,7 +76,8 @@ pub struct Inspection {
 pub enum PythonError {
     /// It could not be started.
     #[error(
-        "cannot start Python {python:?}: {source}; set `python` to an interpreter that has distributed"
+        "cannot start Python {python:?}: {source}; name an interpreter that has distributed \
+         (`python` in agent.toml, `--python` of `fed up`)"
     )]
     Start {
         /// The interpreter.
@@ -87,14 +92,14 @@ pub enum PythonError {
         python: String,
     },
     /// It, or the prologue, failed.
-    #[error("Python {python:?} with its prologue failed ({status}): {stderr}")]
+    #[error("{what} failed ({status}): {last_words}; is it a Python interpreter that works?")]
     Failed {
-        /// The interpreter.
-        python: String,
+        /// The interpreter, and whether there is a prologue.
+        what: String,
         /// How it ended.
         status: std::process::ExitStatus,
-        /// What it wrote.
-        stderr: String,
+        /// The end of what it wrote.
+        last_words: String,
     },
     /// It wrote something else than expected.
     #[error("Python {python:?} answered {answer:?}; does the prologue print something?")]
@@ -158,11 +163,14 @@ impl Interpreter {
                 source,
             })?;
         if !output.status.success() {
-            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            let what = match self.prologue.trim() {
+                "" => format!("{:?}", self.python),
+                prologue => format!("{:?} after the prologue {prologue:?}", self.python),
+            };
             return Err(PythonError::Failed {
-                python: python(),
+                what,
                 status: output.status,
-                stderr,
+                last_words: last_words(&output.stderr),
             });
         }
         serde_json::from_slice(&output.stdout).map_err(|_| PythonError::Garbled {
@@ -172,6 +180,25 @@ impl Interpreter {
                 .take(200)
                 .collect(),
         })
+    }
+}
+
+/// The last lines of what a program wrote, in one: a shell says first what it missed, Python last.
+fn last_words(written: &[u8]) -> String {
+    let text = String::from_utf8_lossy(written);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut last: Vec<String> = lines
+        .rev()
+        .take(LAST_LINES)
+        .map(|line| match line.char_indices().nth(LAST_CHARACTERS) {
+            Some((end, _)) => format!("{} …", &line[..end]),
+            None => line.to_owned(),
+        })
+        .collect();
+    last.reverse();
+    match last.is_empty() {
+        true => "it said nothing".to_owned(),
+        false => last.join(" / "),
     }
 }
 
@@ -343,6 +370,12 @@ mod tests {
             .inspect()
             .await;
         assert!(failing.unwrap_err().to_string().contains("no such module"));
+        let tool = interpreter("/bin/ls", "").inspect().await.unwrap_err();
+        let told = tool.to_string();
+        assert!(
+            told.starts_with("\"/bin/ls\" failed") && told.len() < 400 && !told.contains('\n'),
+            "{told}"
+        );
         let chatty = interpreter("python3", "echo welcome")
             .inspect()
             .await

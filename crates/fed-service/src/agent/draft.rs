@@ -30,12 +30,14 @@ pub struct Draft {
 pub enum DraftError {
     /// There is no file, and too little is known to write one.
     #[error(
-        "{path} does not exist; give --name and --address, and it is written (or name another file \
-         with --config)"
+        "{path} does not exist; give {missing}, and it is written (or name another file with \
+         --config)"
     )]
     Unknown {
         /// The file.
         path: PathBuf,
+        /// The flags that are missing.
+        missing: &'static str,
     },
     /// A value is wrong. Nothing was written.
     #[error("{problem}; {path} has not been written")]
@@ -97,10 +99,15 @@ impl Draft {
     /// # Errors
     /// [`DraftError::Unknown`] and [`DraftError::Wrong`].
     pub fn text(&self, file: &ConfigFile) -> Result<(String, AgentConfig), DraftError> {
-        let (Some(name), Some(address)) = (&self.name, self.address()) else {
-            return Err(DraftError::Unknown {
-                path: file.path.clone(),
-            });
+        let unknown = |missing| DraftError::Unknown {
+            path: file.path.clone(),
+            missing,
+        };
+        let (name, address) = match (&self.name, self.address()) {
+            (Some(name), Some(address)) => (name, address),
+            (Some(_), None) => return Err(unknown("--address too")),
+            (None, Some(_)) => return Err(unknown("--name too")),
+            (None, None) => return Err(unknown("--name and --address")),
         };
         let port = address.rsplit_once(':').map(|(_, port)| port);
         let listen = port.filter(|port| *port != DEFAULT_PORT.to_string());

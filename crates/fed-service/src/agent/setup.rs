@@ -85,7 +85,21 @@ pub async fn check(config: &AgentConfig) -> Result<Fitness, SetupError> {
     Ok(Fitness {
         distributed: package(own, "distributed")?,
         python: own.inspection.environment.version.clone(),
-        warnings: site.overcommitted().into_iter().collect(),
+        warnings: site
+            .overcommitted()
+            .into_iter()
+            .chain(as_root(config))
+            .collect(),
+    })
+}
+
+/// Says so if tasks would run as root.
+fn as_root(config: &AgentConfig) -> Option<String> {
+    let is_root = nix::unistd::geteuid().is_root() && config.user.is_none();
+    is_root.then(|| {
+        "tasks would run as root, without its capabilities: set `user` to somebody who may read the \
+         data, and no more"
+            .to_owned()
     })
 }
 
