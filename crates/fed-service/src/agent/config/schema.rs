@@ -12,6 +12,7 @@ const MIN_PROCESSES: u32 = 64;
 const SHOWN: usize = 60;
 
 /// A key, and what it takes.
+#[derive(Clone, Copy)]
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) takes: Takes,
@@ -95,19 +96,19 @@ pub(super) const POLICY: &[Key] = &[
     key("python", Takes::Text("/opt/fed/bin/python")),
     key("prologue", Takes::Script),
 ];
-/// Keys of an `[[operator]]` table.
+/// Keys of an `[[operator]]` table: whose it is, and those of `[policy]`.
 pub(super) const OPERATOR: &[Key] = &[
     key("name", Takes::Text("alice@lab")),
     key("fingerprint", Takes::Text("SHA256:…")),
-    key("federations", Takes::Number(0)),
-    key("workers", Takes::Number(0)),
-    key("cores", Takes::Number(0)),
-    key("memory", Takes::Size),
-    key("pools", Takes::PoolNames),
-    key("lease", Takes::Duration),
-    key("lifetime", Takes::Duration),
-    key("python", Takes::Text("/opt/fed/bin/python")),
-    key("prologue", Takes::Script),
+    POLICY[0],
+    POLICY[1],
+    POLICY[2],
+    POLICY[3],
+    POLICY[4],
+    POLICY[5],
+    POLICY[6],
+    POLICY[7],
+    POLICY[8],
 ];
 
 /// The tables, as they are written.
