@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.waiting import PATIENCE
+
 if TYPE_CHECKING:
     from tests.e2e.world import World
 
@@ -147,9 +149,15 @@ def test_an_invitation_is_good_once(federation: World) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completions(federation: World, shell: str) -> None:
-    script = federation.fed("completions", shell).stdout
-    for command in ("up", "down", "status", "agent", "site"):
-        assert command in script
+    command = [federation.paths.fed, "completions", shell]
+    script = federation.operator.run(
+        command, capture_output=True, text=True, check=True, timeout=PATIENCE
+    ).stdout
+    for offered in ("up", "down", "status", "agent", "site"):
+        assert offered in script
+    assert "supervised" not in script
+    # The operator's folder is nothing to it.
+    assert "which this command does not use" in federation.fed(*command[1:], code=REFUSED).stderr
 
 
 def test_an_agent_that_does_not_answer(world: World) -> None:
