@@ -148,12 +148,13 @@ pub enum ConfigError {
 
 /// What to do about a file that cannot be read.
 fn remedy(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            "`fed agent init` writes one, and --config names one that lies elsewhere"
-        }
-        std::io::ErrorKind::InvalidData => "write it in UTF-8",
-        _ => "let the agent's user read it, or name another with --config",
+    let kind = error.kind();
+    if kind == std::io::ErrorKind::NotFound {
+        "`fed agent init` writes one, and --config names one that lies elsewhere"
+    } else if kind == std::io::ErrorKind::InvalidData {
+        "write it in UTF-8"
+    } else {
+        "let the agent's user read it, or name another with --config"
     }
 }
 

@@ -1,9 +1,10 @@
 //! The keys of an agent.toml, and what each takes.
 
 use std::fmt;
+use std::str::FromStr;
 
 use bytesize::ByteSize;
-use fed_core::{PoolName, SiteName};
+use fed_core::{NameError, PoolName, SiteName};
 use toml::de::DeValue;
 
 /// Fewest processes and threads of a worker: a nanny, a worker, their threads and a few more.
@@ -146,16 +147,8 @@ impl Takes {
         let is_right = match self {
             Self::Text(_) => text.is_some_and(|text| !text.trim().is_empty()),
             Self::Script => text.is_some(),
-            Self::SiteName | Self::PoolName => {
-                let named = text.map(|text| match self {
-                    Self::SiteName => text.parse::<SiteName>().map(drop),
-                    _ => text.parse::<PoolName>().map(drop),
-                });
-                if let Some(Err(error)) = named {
-                    return Err(error.to_string());
-                }
-                text.is_some()
-            }
+            Self::SiteName => is_name::<SiteName>(text)?,
+            Self::PoolName => is_name::<PoolName>(text)?,
             Self::Texts(_) | Self::PoolNames | Self::Tables(..) => value.is_array(),
             Self::Number(least) => number(value)
                 .is_some_and(|number| (i128::from(least)..=i128::from(u32::MAX)).contains(&number)),
@@ -179,9 +172,23 @@ impl Takes {
             Self::Texts(such_as) => Some(Self::Text(such_as)),
             Self::PoolNames => Some(Self::PoolName),
             Self::Tables(name, keys) => Some(Self::Table(name, keys)),
-            _ => None,
+            Self::Text(_)
+            | Self::Script
+            | Self::SiteName
+            | Self::PoolName
+            | Self::Number(_)
+            | Self::Size
+            | Self::Duration
+            | Self::Table(..) => None,
         }
     }
+}
+
+/// True if there is a text; it has to be a name then.
+fn is_name<T: FromStr<Err = NameError>>(text: Option<&str>) -> Result<bool, String> {
+    let named = text.map(str::parse::<T>).transpose();
+    let named = named.map_err(|error| error.to_string())?;
+    Ok(named.is_some())
 }
 
 fn number(value: &DeValue<'_>) -> Option<i128> {
