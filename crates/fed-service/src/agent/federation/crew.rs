@@ -199,3 +199,62 @@ impl Crew {
 fn count(workers: &[String]) -> u32 {
     u32::try_from(workers.len()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::policy::tests::pool;
+
+    fn crew(workers: u32) -> Crew {
+        let mut crew = Crew::default();
+        crew.want(&pool("hot"), workers);
+        crew.hire(&pool("hot"), MemberId::site(1));
+        crew
+    }
+
+    fn load(staying: u32, ending: u32) -> Load {
+        Load::from([(pool("hot"), Headcount { staying, ending })])
+    }
+
+    #[test]
+    fn an_order_that_seemed_to_fail_may_have_been_obeyed() {
+        let mut crew = crew(4);
+        let before = crew.clone();
+        crew.want(&pool("hot"), 2);
+        let shed = crew.shed(&pool("hot"));
+        assert_eq!(shed, ["hot-1-2", "hot-1-3"]);
+        assert_eq!(crew.load(), load(2, 2));
+        crew = before;
+        for (name, success) in [("hot-1-2", true), ("hot-1-3", false)] {
+            assert_eq!(crew.exited(name, success, true), Exit::Expected);
+        }
+        assert_eq!(crew.load(), load(2, 0));
+    }
+
+    #[test]
+    fn an_end_that_was_not_told_is_found_out() {
+        let mut crew = crew(3);
+        assert_eq!(
+            crew.stop(vec!["hot-1-7".to_owned()]),
+            Err("hot-1-7".to_owned())
+        );
+        crew.stop(vec!["hot-1-1".to_owned(), "hot-1-1".to_owned()])
+            .unwrap();
+        assert_eq!(crew.load(), load(2, 1));
+        crew.have_ended_but(&["hot-1-0".to_owned(), "hot-1-2".to_owned()]);
+        assert_eq!(crew.load(), load(2, 0));
+        assert_eq!(crew.stop(Vec::new()).unwrap().len(), 2);
+        assert_eq!(crew.load(), load(0, 2));
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_down_is_read() {
+        let text = r#"{"next_worker": 3, "workers": {"hot": ["hot-1-0", "hot-1-1"]},
+                       "wanted": {"hot": 2}}"#;
+        let mut crew: Crew = serde_json::from_str(text).unwrap();
+        assert_eq!(crew.adopt(&["hot-1-1".to_owned()]), [pool("hot")]);
+        assert_eq!(crew.load(), load(2, 0));
+        assert_eq!(crew.hire(&pool("hot"), MemberId::site(1)), ["hot-1-3"]);
+        assert_eq!(crew.names(), ["hot-1-1", "hot-1-3"]);
+    }
+}

@@ -60,7 +60,11 @@ impl Task {
             return self.terminate(surplus, before).await;
         }
         let hired = self.record.crew.hire(pool, self.record.member);
-        let kit = match self.kit().and_then(|kit| self.write_down().map(|()| kit)) {
+        let save = |kit| {
+            let saved = self.save().map(|()| kit);
+            saved.map_err(|error| refuse(Reason::Internal, &error))
+        };
+        let kit = match self.kit().and_then(save) {
             Ok(kit) => kit,
             Err(refusal) => {
                 self.record.crew = before;
@@ -117,22 +121,16 @@ impl Task {
     /// Has the node end workers that count as ending already. If it cannot be told, all is as it
     /// was `before`.
     async fn terminate(&mut self, names: Vec<String>, before: Crew) -> Result<(), Refusal> {
-        let written = self.write_down();
-        if written.is_ok() && names.is_empty() {
+        self.note();
+        if names.is_empty() {
             return Ok(());
         }
-        let told = match written {
-            Ok(()) => {
-                let told = self.client.terminate(names).await;
-                told.map_err(|error| refuse(Reason::SiteNotReady, &error))
-            }
-            Err(refusal) => Err(refusal),
-        };
+        let told = self.client.terminate(names).await;
         if told.is_err() {
             self.record.crew = before;
             self.note();
         }
-        told
+        told.map_err(|error| refuse(Reason::SiteNotReady, &error))
     }
 
     /// Asks the node which workers still are there that should have ended, and tells it again to
@@ -161,12 +159,7 @@ impl Task {
         }
     }
 
-    fn write_down(&self) -> Result<(), Refusal> {
-        self.save()
-            .map_err(|error| refuse(Reason::Internal, &error))
-    }
-
-    /// Writes down what cannot be undone.
+    /// Writes down what cannot wait for room on the disk.
     fn note(&self) {
         if let Err(error) = self.save() {
             warn!(%error, "the record of the federation is not up to date");
