@@ -1,6 +1,7 @@
 //! The router through its public face: routing against a naive model, and WireGuard itself between
 //! routers in memory.
 
+mod crowd;
 mod hostile;
 #[path = "../sim/node.rs"]
 mod node;
@@ -11,3 +12,4 @@ mod pair;
 mod path;
 mod relay;
 mod routing;
+mod stock;
