@@ -25,7 +25,8 @@ const GATHERED_PACKETS: usize = 64;
 /// How often a thread lets others run before it sleeps, after a batch of at least this many bytes.
 /// Where cores are short, packets arrive meanwhile, and neither has the thread to be woken nor the
 /// next batch to be small. After a small batch it sleeps at once: a sleeper that is woken comes
-/// before those that run, and a single packet is not kept waiting.
+/// before those that run, and a single packet is not kept waiting. It does not even look whether
+/// more has come: the call that puts it to sleep does.
 const YIELDS: usize = 2;
 const YIELDS_AFTER: usize = 32_768;
 
@@ -187,13 +188,20 @@ impl Shared {
 #[derive(Default)]
 struct Patience {
     yields: usize,
+    /// Whether it is known that nothing waits, or was a moment ago.
+    exhausted: bool,
 }
 
 impl Patience {
-    /// After a batch of so many bytes.
-    fn after(bytes: usize) -> Self {
+    /// After a batch of so many bytes; `exhausted` says that nothing else waited.
+    fn after(bytes: usize, exhausted: bool) -> Self {
         let yields = if bytes < YIELDS_AFTER { 0 } else { YIELDS };
-        Self { yields }
+        Self { yields, exhausted }
+    }
+
+    /// Whether to wait without another look.
+    fn is_over(&mut self) -> bool {
+        std::mem::take(&mut self.exhausted) && self.yields == 0
     }
 
     /// Lets others run, or sleeps when that has not helped; whether it is not time to end.
@@ -215,13 +223,14 @@ fn outbound(shared: &Shared) -> io::Result<()> {
     let mut joiner = Joiner::default();
     let mut patience = Patience::default();
     loop {
-        if !gather(&shared.tun, &mut memory, &mut reads)? {
+        if patience.is_over() || !gather(&shared.tun, &mut memory, &mut reads)? {
             if !patience.wait(|| shared.wait(&shared.tun, PollFlags::POLLIN))? {
                 return Ok(());
             }
             continue;
         }
-        patience = Patience::after(reads.iter().sum());
+        let bytes = reads.iter().sum();
+        patience = Patience::after(bytes, !is_full(reads.len(), bytes));
         let router = shared.read();
         let mut lane = router.outbound(Instant::now());
         let mut rest = &mut memory[..];
@@ -254,7 +263,7 @@ fn outbound(shared: &Shared) -> io::Result<()> {
 fn gather(tun: &Tun, memory: &mut [u8], reads: &mut Vec<usize>) -> io::Result<bool> {
     reads.clear();
     let mut used = 0;
-    while reads.len() < GATHERED_PACKETS && used < GATHERED_BYTES {
+    while !is_full(reads.len(), used) {
         let Some(length) = tun.read(&mut memory[used..used + Tun::ROOM])? else {
             break;
         };
@@ -264,6 +273,11 @@ fn gather(tun: &Tun, memory: &mut [u8], reads: &mut Vec<usize>) -> io::Result<bo
     Ok(!reads.is_empty())
 }
 
+/// Whether so much is enough for one batch.
+fn is_full(reads: usize, bytes: usize) -> bool {
+    reads >= GATHERED_PACKETS || bytes >= GATHERED_BYTES
+}
+
 /// From the network to the TUN, until told to end.
 fn inbound(shared: &Shared) -> io::Result<()> {
     let mut out = Output::default();
@@ -271,13 +285,13 @@ fn inbound(shared: &Shared) -> io::Result<()> {
     let mut joiner = Joiner::default();
     let mut patience = Patience::default();
     loop {
-        if !shared.udp.receive(&mut arrivals, &shared.losses) {
+        if patience.is_over() || !shared.udp.receive(&mut arrivals, &shared.losses) {
             if !patience.wait(|| shared.wait(&shared.udp, PollFlags::POLLIN))? {
                 return Ok(());
             }
             continue;
         }
-        patience = Patience::after(arrivals.bytes());
+        patience = Patience::after(arrivals.bytes(), arrivals.is_exhausted());
         let now = Instant::now();
         let router = shared.read();
         let mut lane = router.inbound(now);

@@ -18,6 +18,11 @@ const SOCKET_BUFFER: usize = 4 << 20;
 /// The largest datagram, and the most that the kernel joins to one, in bytes.
 const DATAGRAM_MAX: usize = 65_535;
 
+/// From one buffer to the next, in bytes. Caches put bytes whose addresses differ by a power of two
+/// in the same place: where datagrams are not joined, the first bytes of all buffers are to fit
+/// beside each other.
+const STRIDE: usize = 65_536 + 24 * 64;
+
 /// What one call may send: the largest UDP payload over IPv4, in bytes.
 const TRAIN_BYTES: usize = 65_507;
 
@@ -38,6 +43,8 @@ pub(crate) struct Udp {
     state: RwLock<UdpSocketState>,
     /// Whether to send several datagrams in one call at all.
     segmentation: bool,
+    /// Whether to receive several joined to one.
+    joining: bool,
     /// Whether the socket speaks IPv6, and so wants IPv4 addresses in their mapped form.
     ipv6: bool,
 }
@@ -49,6 +56,7 @@ pub(crate) struct Arrivals {
     filled: usize,
     /// How many buffers the next call is given.
     offered: usize,
+    exhausted: bool,
 }
 
 /// Whether sending could not go on.
@@ -63,11 +71,7 @@ pub(crate) enum Sent {
 impl Udp {
     /// Takes a bound socket over.
     pub(crate) fn new(socket: UdpSocket, segmentation: bool, joining: bool) -> io::Result<Self> {
-        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        if !joining {
-            // Where the kernel knows no such option, it does not join either.
-            let _unknown = setsockopt(&socket, sockopt::UdpGroSegment, &false);
-        }
+        let state = state(&socket, joining)?;
         for granted in [
             // A process that may, exceeds the limit of the host; for others it is cut to that.
             setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER)
@@ -82,6 +86,7 @@ impl Udp {
         Ok(Self {
             ipv6: socket.local_addr()?.is_ipv6(),
             segmentation,
+            joining,
             state: RwLock::new(state),
             socket,
         })
@@ -127,7 +132,7 @@ impl Udp {
         if too_long {
             // A kernel says the same of trains that it cannot send and of trains whose datagrams
             // are too long for the path: these say nothing about the next ones.
-            if let Ok(fresh) = UdpSocketState::new(UdpSockRef::from(&self.socket)) {
+            if let Ok(fresh) = state(&self.socket, self.joining) {
                 *self.state.write().unwrap_or_else(PoisonError::into_inner) = fresh;
             }
         }
@@ -149,14 +154,17 @@ impl Udp {
     /// Receives what waits, without waiting itself; whether there was anything.
     pub(crate) fn receive(&self, arrivals: &mut Arrivals, losses: &Counters) -> bool {
         arrivals.filled = 0;
-        let mut chunks = arrivals.memory.chunks_exact_mut(DATAGRAM_MAX);
-        let mut buffers: [IoSliceMut<'_>; BUFFERS] =
-            std::array::from_fn(|_| IoSliceMut::new(chunks.next().expect("one for each")));
+        let mut chunks = arrivals.memory.chunks_exact_mut(STRIDE);
+        let mut buffers: [IoSliceMut<'_>; BUFFERS] = std::array::from_fn(|_| {
+            let chunk = chunks.next().expect("one for each");
+            IoSliceMut::new(&mut chunk[..DATAGRAM_MAX])
+        });
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let socket = UdpSockRef::from(&self.socket);
         match state.recv(socket, &mut buffers[..arrivals.offered], &mut arrivals.meta) {
             Ok(filled) => {
                 arrivals.filled = filled;
+                arrivals.exhausted = filled < arrivals.offered;
                 let joined = arrivals.meta[..filled].iter().any(|meta| meta.len > JOINED);
                 arrivals.offered = if joined { BUFFERS_JOINED } else { BUFFERS };
                 true
@@ -165,6 +173,7 @@ impl Udp {
             Err(error) => {
                 tracing::debug!(%error, "the UDP socket reports an error");
                 losses.udp_receive_errors.add(1);
+                arrivals.exhausted = false;
                 true
             }
         }
@@ -177,6 +186,23 @@ impl Udp {
             IpAddr::V4(_) | IpAddr::V6(_) => to,
         }
     }
+}
+
+/// Prepares a socket, for what is read of each datagram here: itself, where it is from, and the
+/// lengths of what the kernel joined. The rest (time, destination, traffic class) it would look up
+/// for each one, or for each on the whole machine.
+fn state(socket: &UdpSocket, joining: bool) -> io::Result<UdpSocketState> {
+    let state = UdpSocketState::new(UdpSockRef::from(socket))?;
+    // Where the kernel knows no such option, or not for this family, it does no such thing.
+    let _unknown = [
+        setsockopt(socket, sockopt::UdpGroSegment, &joining),
+        setsockopt(socket, sockopt::ReceiveTimestampns, &false),
+        setsockopt(socket, sockopt::IpRecvTos, &false),
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &false),
+        setsockopt(socket, sockopt::Ipv6RecvTClass, &false),
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &false),
+    ];
+    Ok(state)
 }
 
 fn is_too_long(error: &io::Error) -> bool {
@@ -201,10 +227,11 @@ impl AsFd for Udp {
 impl Default for Arrivals {
     fn default() -> Self {
         Self {
-            memory: vec![0; BUFFERS * DATAGRAM_MAX].into(),
+            memory: vec![0; BUFFERS * STRIDE].into(),
             meta: [RecvMeta::default(); BUFFERS],
             filled: 0,
             offered: BUFFERS,
+            exhausted: false,
         }
     }
 }
@@ -215,9 +242,14 @@ impl Arrivals {
         self.meta[..self.filled].iter().map(|meta| meta.len).sum()
     }
 
+    /// Whether nothing waited beyond what was received last.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
     /// The datagrams received last, in order, with their senders.
     pub(crate) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        let buffers = self.memory.chunks_exact(DATAGRAM_MAX);
+        let buffers = self.memory.chunks_exact(STRIDE);
         let joined = buffers.zip(&self.meta[..self.filled]);
         joined.flat_map(|(buffer, meta)| {
             let datagrams = buffer[..meta.len].chunks(meta.stride.max(1));
