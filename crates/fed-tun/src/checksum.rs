@@ -37,7 +37,10 @@ impl Sum {
         self.with_any(bytes)
     }
 
-    #[expect(clippy::inline_always, reason = "compiled anew for each instruction set")]
+    #[expect(
+        clippy::inline_always,
+        reason = "compiled anew for each instruction set"
+    )]
     #[inline(always)]
     fn with_any(self, bytes: &[u8]) -> Self {
         let mut low = [0u64; LANES];

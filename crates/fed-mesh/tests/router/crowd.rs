@@ -148,12 +148,7 @@ fn stranger() -> PeerConfig {
 }
 
 /// One peer in its thread: sends, renews, moves and passes frames on until all is done.
-fn speak(
-    stock: &mut Stock,
-    keys: &[PublicKey],
-    wire: &Receiver<Vec<u8>>,
-    hub: &Sender<Datagram>,
-) {
+fn speak(stock: &mut Stock, keys: &[PublicKey], wire: &Receiver<Vec<u8>>, hub: &Sender<Datagram>) {
     loop {
         let next = if stock.sent < PACKETS {
             hub.send((stock.address, stock.send())).unwrap();
@@ -214,7 +209,9 @@ fn hub(stocks: &mut [Stock], key: PrivateKey) -> Router {
     let now = Instant::now();
     let mut router = Router::new(key, now);
     let peers = stocks.iter().map(Stock::config).collect();
-    router.set_peers(peers, now, &mut Output::default()).unwrap();
+    router
+        .set_peers(peers, now, &mut Output::default())
+        .unwrap();
     for stock in stocks {
         connect(stock, &mut router, now);
     }
@@ -233,7 +230,11 @@ fn a_crowd_neither_waits_for_ever_nor_loses_a_packet() {
     let (wires, ends): (Vec<_>, Vec<_>) = (0..PEERS).map(|_| channel()).unzip();
     let (to_hub, arrivals) = channel();
     let ended = AtomicBool::new(false);
-    let hub: &'static Hub = Box::leak(Box::new(Hub { router, wires, ended }));
+    let hub: &'static Hub = Box::leak(Box::new(Hub {
+        router,
+        wires,
+        ended,
+    }));
     // Whoever hangs cannot be joined: each tells when it has ended.
     let (tell, told) = channel();
     let mut threads: Vec<Box<dyn FnOnce() -> End + Send>> = vec![
@@ -247,14 +248,14 @@ fn a_crowd_neither_waits_for_ever_nor_loses_a_packet() {
         let (keys, to_hub) = (keys.clone(), to_hub.clone());
         threads.push(Box::new(move || {
             speak(&mut stock, &keys, &wire, &to_hub);
-            End::Peer(stock)
+            End::Peer(Box::new(stock))
         }));
     }
     drop(to_hub);
     let count = threads.len();
     for thread in threads {
         let tell = tell.clone();
-        std::thread::spawn(move || tell.send(thread()));
+        std::thread::spawn(move || tell.send(thread()).expect("somebody waits"));
     }
     let commander = std::thread::spawn(move || hub.command(&configs));
     // When a thread panics, the others may wait for it; it has said why.
@@ -286,7 +287,7 @@ fn a_crowd_neither_waits_for_ever_nor_loses_a_packet() {
 
 /// What a thread ends with.
 enum End {
-    Peer(Stock),
+    Peer(Box<Stock>),
     Delivered(BTreeMap<u8, u64>),
     Other,
 }

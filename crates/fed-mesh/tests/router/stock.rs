@@ -56,7 +56,14 @@ impl Stock {
             number,
             key: key.public_key(),
             address: address(number, 1),
-            tunn: Tunn::new(secret, hub, None, None, number.into(), Some(Arc::new(limiter))),
+            tunn: Tunn::new(
+                secret,
+                hub,
+                None,
+                None,
+                number.into(),
+                Some(Arc::new(limiter)),
+            ),
             sent: 0,
             received: 0,
             frames: 0,
@@ -85,10 +92,7 @@ impl Stock {
     /// The first message of a handshake, whether or not there is a session.
     pub(crate) fn call(&mut self) -> Vec<u8> {
         self.calling = true;
-        match self.tunn.format_handshake_initiation(&mut [0; ROOM], true) {
-            TunnResult::WriteToNetwork(message) => message.to_vec(),
-            other => panic!("no initiation but {other:?}"),
-        }
+        sent(&self.tunn.format_handshake_initiation(&mut [0; ROOM], true))
     }
 
     /// Takes a datagram in, and returns the answer.
@@ -121,16 +125,23 @@ impl Stock {
             TunnResult::Done if datagram[0] == COOKIE => Some(self.call()),
             // A keepalive.
             TunnResult::Done => None,
-            other => panic!("peer {} cannot take {other:?}", self.number),
+            refusal @ (TunnResult::Err(_) | TunnResult::WriteToTunnelV4(..)) => {
+                panic!("peer {} cannot take it: {refusal:?}", self.number)
+            }
         }
     }
 
     fn seal(&mut self, packet: &[u8]) -> Vec<u8> {
-        match self.tunn.encapsulate(packet, &mut [0; ROOM]) {
-            TunnResult::WriteToNetwork(datagram) => datagram.to_vec(),
-            other => panic!("peer {} cannot send: {other:?}", self.number),
-        }
+        sent(&self.tunn.encapsulate(packet, &mut [0; ROOM]))
     }
+}
+
+/// What is to be sent.
+fn sent(result: &TunnResult<'_>) -> Vec<u8> {
+    let TunnResult::WriteToNetwork(datagram) = result else {
+        panic!("nothing to send but {result:?}");
+    };
+    datagram.to_vec()
 }
 
 /// Where peer `number` is after it has moved to its place `place`.
