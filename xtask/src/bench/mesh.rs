@@ -17,6 +17,7 @@ mod measure;
 mod memory;
 mod profile;
 mod report;
+mod transfer;
 
 use ground::{Ground, Veth};
 use implementation::{Implementation, Tunnel};
@@ -39,7 +40,8 @@ pub(crate) struct Arguments {
     /// Run this test alone (may be given more than once); ratios that need another are left out
     #[arg(long, value_name = "TEST")]
     only: Vec<Test>,
-    /// Draw a flame graph too, as target/bench/mesh.svg (needs perf)
+    /// Say where the time goes under tcp1 and no_offload, and draw flame graphs of them, as
+    /// target/bench/mesh-TEST.svg (needs perf)
     #[arg(long)]
     profile: bool,
 }
@@ -73,13 +75,15 @@ const GROUNDS: [Veth; 3] = [
 pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
     fed_testkit::enter().context("cannot make hosts")?;
     install_packages()?;
-    let mut implementations = vec![implementation::fed(root)?];
-    implementations.extend(implementation::installed(root)?);
-    implementations.extend(arguments.peer.iter().cloned());
     let tests: Vec<_> = Test::ALL
         .into_iter()
         .filter(|test| arguments.only.is_empty() || arguments.only.contains(test))
         .collect();
+    let mut implementations = vec![implementation::fed(root)?];
+    if tests != [Test::Dask] {
+        implementations.extend(implementation::installed(root)?);
+        implementations.extend(arguments.peer.iter().cloned());
+    }
     let mut report = Report::default();
     let grounds = GROUNDS
         .iter()
@@ -97,17 +101,32 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     if arguments.profile {
-        let (_, tunnel) = tunnels(&grounds, Test::Tcp1)
-            .find(|(name, _)| *name == implementation::FED)
-            .context("a profile needs the test tcp1")?;
-        profile::draw(root, tunnel, arguments.seconds)?;
+        profile(root, &grounds, &tests, arguments.seconds)?;
     }
     drop(grounds);
+    if tests.contains(&Test::Dask) {
+        for rates in transfer::measure(root, &implementations[0], arguments.repetitions)? {
+            report.add(implementation::FED, Test::Dask, Measured::rate(rates.mesh));
+            report.add(report::PLAIN, Test::Dask, Measured::rate(rates.plain));
+        }
+    }
     if arguments.only.is_empty() {
         report.memory(memory::measure(root)?);
     }
     super::save(root, "mesh", &report.to_json())?;
     Ok(report.print())
+}
+
+/// Profiles ours.
+fn profile(root: &Path, grounds: &[Ground], tests: &[Test], seconds: u16) -> Result<()> {
+    let profiled = [Test::Tcp1, Test::NoOffload];
+    for test in profiled.into_iter().filter(|test| tests.contains(test)) {
+        let mut tunnels = tunnels(grounds, test);
+        if let Some((_, tunnel)) = tunnels.find(|(name, _)| *name == implementation::FED) {
+            profile::draw(root, tunnel, test, seconds)?;
+        }
+    }
+    Ok(())
 }
 
 /// The tunnels that a test is for.

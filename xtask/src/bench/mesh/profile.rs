@@ -1,6 +1,7 @@
-//! Where the time of a node goes: a flame graph.
+//! Where the time of a node goes: a table, and a flame graph.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,49 +13,130 @@ use crate::console;
 /// Samples per second: a prime, so that nothing periodic is met always or never.
 const FREQUENCY: &str = "997";
 
-/// Draws `target/bench/mesh.svg` of both ends of a tunnel under one TCP connection.
-pub(super) fn draw(root: &Path, tunnel: &Tunnel, seconds: u16) -> Result<()> {
+/// What samples are counted as: the first of these of which a word is in a stack. Stacks of the
+/// kernel are whole, those of ours end where frame pointers do.
+const GROUPS: [(&str, &[&str]); 8] = [
+    ("cipher (ring)", &["chacha20_poly1305"]),
+    ("sending UDP, and the way to the other host", &["sendmsg"]),
+    ("receiving UDP", &["recvmmsg"]),
+    (
+        "writing to the TUN, and the TCP behind it",
+        &["tun_chr_write_iter", "writev"],
+    ),
+    ("reading the TUN", &["tun_chr_read_iter", "ksys_read"]),
+    (
+        "sleeping and being woken",
+        &["poll", "sched_yield", "schedule", "epoll", "futex"],
+    ),
+    ("checksums of segments", &["checksum::Sum"]),
+    ("interrupts, and the rest of the kernel", &["_[k]"]),
+];
+
+/// All else.
+const OURS: &str = "all else of ours and of boringtun";
+
+/// Profiles both ends of a tunnel under a test, prints where the time goes, and draws
+/// `target/bench/mesh-TEST.svg`.
+pub(super) fn draw(root: &Path, tunnel: &Tunnel, test: Test, seconds: u16) -> Result<()> {
     let tools = install(root, "inferno", "0.12.3")?;
     let folder = root.join("target/bench");
     let data = folder.join("mesh.perf");
-    let processes: Vec<_> = tunnel
-        .ends()
-        .iter()
-        .flat_map(|end| &end.processes)
-        .map(ToString::to_string)
-        .collect();
+    record(tunnel, test, seconds, &data)?;
+    let stacks = collapse(&tools, &data)?;
+    console::result("");
+    console::result(&format!("{:<46}{:>6}", test.name(), "%"));
+    for (group, share) in shares(&stacks) {
+        console::result(&format!("{group:<46}{share:>6.1}"));
+    }
+    let drawing = folder.join(format!("mesh-{}.svg", test.name()));
+    let title = format!("both ends of a mesh, {}", test.name());
+    let mut draw = Command::new(tools.join("inferno-flamegraph"))
+        .args(["--title", &title])
+        .stdin(Stdio::piped())
+        .stdout(std::fs::File::create(&drawing)?)
+        .spawn()?;
+    let mut input = draw.stdin.take().expect("piped");
+    input.write_all(stacks.as_bytes())?;
+    drop(input);
+    ensure!(draw.wait()?.success(), "the flame graph cannot be drawn");
+    console::progress(&format!("drew {}", drawing.display()));
+    Ok(())
+}
+
+/// Samples both ends while a test runs.
+fn record(tunnel: &Tunnel, test: Test, seconds: u16, data: &Path) -> Result<()> {
+    let ends = tunnel.ends().iter().flat_map(|end| &end.processes);
+    let processes: Vec<_> = ends.map(ToString::to_string).collect();
     // It samples by the clock: not every machine has counters of cycles.
     let mut sampling = Command::new("perf")
         .args(["record", "--quiet", "--event=cpu-clock", "-g"])
         .args(["--freq", FREQUENCY, "--pid", &processes.join(",")])
         .arg("--output")
-        .arg(&data)
+        .arg(data)
         .args(["--", "sleep", &seconds.to_string()])
         .spawn()
         .context("perf is missing: apt-get install linux-perf")?;
-    measure::run(Test::Tcp1, tunnel, seconds)?;
+    measure::run(test, tunnel, seconds)?;
     ensure!(sampling.wait()?.success(), "perf could not sample");
+    Ok(())
+}
+
+/// One line for each stack: its frames, outermost first, and how often it was met.
+fn collapse(tools: &Path, data: &PathBuf) -> Result<String> {
     let mut script = Command::new("perf")
         .arg("script")
         .arg("--input")
-        .arg(&data)
+        .arg(data)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let mut collapse = Command::new(tools.join("inferno-collapse-perf"))
+    let collapsed = Command::new(tools.join("inferno-collapse-perf"))
+        .arg("--kernel")
         .stdin(script.stdout.take().expect("piped"))
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let drawing = folder.join("mesh.svg");
-    let drawn = Command::new(tools.join("inferno-flamegraph"))
-        .args(["--title", "both ends of a mesh, one TCP connection"])
-        .stdin(collapse.stdout.take().expect("piped"))
-        .stdout(std::fs::File::create(&drawing)?)
-        .status()?;
+        .stderr(Stdio::inherit())
+        .output()?;
     ensure!(
-        script.wait()?.success() && collapse.wait()?.success() && drawn.success(),
-        "the flame graph cannot be drawn"
+        script.wait()?.success() && collapsed.status.success(),
+        "the samples cannot be read"
     );
-    console::progress(&format!("drew {}", drawing.display()));
-    Ok(())
+    String::from_utf8(collapsed.stdout).context("a function has no readable name")
+}
+
+/// The share of each group in all samples, in percent.
+fn shares(stacks: &str) -> Vec<(&'static str, f64)> {
+    let mut counts = [0.0; GROUPS.len() + 1];
+    for (stack, count) in stacks.lines().filter_map(|line| line.rsplit_once(' ')) {
+        let holds = |words: &[&str]| words.iter().any(|word| stack.contains(word));
+        let group = GROUPS.iter().position(|(_, words)| holds(words));
+        counts[group.unwrap_or(GROUPS.len())] += count.parse().unwrap_or(0.0);
+    }
+    let all: f64 = counts.iter().sum();
+    let names = GROUPS.iter().map(|(name, _)| *name).chain([OURS]);
+    names
+        .zip(counts.map(|count| 100.0 * count / all.max(1.0)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_counted_once_and_for_what_called() {
+        let stacks = "mesh;__libc_sendmsg;do_syscall_64_[k];schedule_[k] 3\n\
+                      mesh;ring_core_chacha20_poly1305_open_avx2 5\n\
+                      mesh;asm_sysvec_apic_timer_interrupt_[k] 1\n\
+                      mesh;fed_tun::split::split 1\n";
+        let found: Vec<_> = shares(stacks)
+            .into_iter()
+            .filter(|(_, share)| *share > 0.0)
+            .collect();
+        let expected = [
+            ("cipher (ring)", 50.0),
+            ("sending UDP, and the way to the other host", 30.0),
+            ("interrupts, and the rest of the kernel", 10.0),
+            (OURS, 10.0),
+        ];
+        assert_eq!(found, expected);
+    }
 }

@@ -10,6 +10,9 @@ use super::measure::{Measured, Test};
 use super::memory::PEERS;
 use crate::console;
 
+/// What stands beside the mesh in the test [`Test::Dask`].
+pub(super) const PLAIN: &str = "plain TCP";
+
 /// All runs of all tests.
 #[derive(Default)]
 pub(super) struct Report {
@@ -48,7 +51,7 @@ impl Goal {
     }
 }
 
-const RATIOS: [Ratio; 7] = [
+const RATIOS: [Ratio; 8] = [
     ratio(
         "tcp1_vs_boringtun",
         Test::Tcp1,
@@ -81,6 +84,7 @@ const RATIOS: [Ratio; 7] = [
         to: (FED, Test::Tcp1),
         goal: Goal::AtLeast(0.9),
     },
+    ratio("dask_vs_tcp", Test::Dask, PLAIN, Goal::AtLeast(0.9)),
 ];
 
 /// CPU seconds for 10^9 bytes through one TCP connection, both ends.
