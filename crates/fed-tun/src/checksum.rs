@@ -21,28 +21,6 @@ impl Sum {
 
     /// Adds bytes, of which only the last ones added may be odd in number.
     pub(crate) fn with(self, bytes: &[u8]) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if bytes.len() >= 8 * LANES && std::arch::is_x86_feature_detected!("avx2") {
-            #[expect(unsafe_code, reason = "what the processor can do is known here alone")]
-            // SAFETY: the function is safe where the processor has AVX2, which was just asked.
-            return unsafe { self.with_avx2(bytes) };
-        }
-        self.with_any(bytes)
-    }
-
-    /// The same, compiled for processors with AVX2, which add twice as much in one turn.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2")]
-    fn with_avx2(self, bytes: &[u8]) -> Self {
-        self.with_any(bytes)
-    }
-
-    #[expect(
-        clippy::inline_always,
-        reason = "compiled anew for each instruction set"
-    )]
-    #[inline(always)]
-    fn with_any(self, bytes: &[u8]) -> Self {
         let mut low = [0u64; LANES];
         let mut high = [0u64; LANES];
         let blocks = bytes.chunks_exact(8 * LANES);

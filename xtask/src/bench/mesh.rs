@@ -22,6 +22,7 @@ mod transfer;
 use ground::{Ground, Veth};
 use implementation::{Implementation, Tunnel};
 use measure::{Measured, Test};
+use profile::Profile;
 use report::Report;
 
 /// Options of `cargo xtask bench mesh`.
@@ -100,10 +101,14 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
             }
         }
     }
+    let mut profiles = Vec::new();
     if arguments.profile {
-        profile(root, &grounds, &tests, arguments.seconds)?;
+        profiles = record(root, &grounds, &tests, arguments.seconds)?;
     }
     drop(grounds);
+    for profile in &profiles {
+        profile::draw(root, profile)?;
+    }
     if tests.contains(&Test::Dask) {
         for rates in transfer::measure(root, &implementations[0], arguments.repetitions)? {
             report.add(implementation::FED, Test::Dask, Measured::rate(rates.mesh));
@@ -117,16 +122,17 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
     Ok(report.print())
 }
 
-/// Profiles ours.
-fn profile(root: &Path, grounds: &[Ground], tests: &[Test], seconds: u16) -> Result<()> {
-    let profiled = [Test::Tcp1, Test::NoOffload];
-    for test in profiled.into_iter().filter(|test| tests.contains(test)) {
+/// Samples ours.
+fn record(root: &Path, grounds: &[Ground], tests: &[Test], seconds: u16) -> Result<Vec<Profile>> {
+    let profiled = [Test::Tcp1, Test::NoOffload].into_iter();
+    let mut profiles = Vec::new();
+    for test in profiled.filter(|test| tests.contains(test)) {
         let mut tunnels = tunnels(grounds, test);
         if let Some((_, tunnel)) = tunnels.find(|(name, _)| *name == implementation::FED) {
-            profile::draw(root, tunnel, test, seconds)?;
+            profiles.push(profile::record(root, tunnel, test, seconds)?);
         }
     }
-    Ok(())
+    Ok(profiles)
 }
 
 /// The tunnels that a test is for.

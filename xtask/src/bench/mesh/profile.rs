@@ -32,26 +32,54 @@ const GROUPS: [(&str, &[&str]); 8] = [
     ("interrupts, and the rest of the kernel", &["_[k]"]),
 ];
 
+/// What is narrower in a drawing, in percent, is left out: nobody could read it.
+const NARROW: &str = "0.3";
+
 /// All else.
 const OURS: &str = "all else of ours and of boringtun";
 
-/// Profiles both ends of a tunnel under a test, prints where the time goes, and draws
-/// `target/bench/mesh-TEST.svg`.
-pub(super) fn draw(root: &Path, tunnel: &Tunnel, test: Test, seconds: u16) -> Result<()> {
-    let tools = install(root, "inferno", "0.12.3")?;
+/// Samples of both ends of a tunnel under a test.
+pub(super) struct Profile {
+    test: Test,
+    data: PathBuf,
+}
+
+/// Samples both ends of a tunnel while a test runs.
+pub(super) fn record(root: &Path, tunnel: &Tunnel, test: Test, seconds: u16) -> Result<Profile> {
     let folder = root.join("target/bench");
-    let data = folder.join("mesh.perf");
-    record(tunnel, test, seconds, &data)?;
-    let stacks = collapse(&tools, &data)?;
+    std::fs::create_dir_all(&folder)?;
+    let data = folder.join(format!("mesh-{}.perf", test.name()));
+    let ends = tunnel.ends().iter().flat_map(|end| &end.processes);
+    let processes: Vec<_> = ends.map(ToString::to_string).collect();
+    // It samples by the clock: not every machine has counters of cycles.
+    let mut sampling = Command::new("perf")
+        .args(["record", "--quiet", "--event=cpu-clock", "-g"])
+        .args(["--freq", FREQUENCY, "--pid", &processes.join(",")])
+        .arg("--output")
+        .arg(&data)
+        .args(["--", "sleep", &seconds.to_string()])
+        .spawn()
+        .context("perf is missing: apt-get install linux-perf")?;
+    measure::run(test, tunnel, seconds)?;
+    ensure!(sampling.wait()?.success(), "perf could not sample");
+    Ok(Profile { test, data })
+}
+
+/// Prints where the time went, and draws `target/bench/mesh-TEST.svg`. The nodes must have ended: perf
+/// would look for the program in the files that they see.
+pub(super) fn draw(root: &Path, profile: &Profile) -> Result<()> {
+    let Profile { test, data } = profile;
+    let tools = install(root, "inferno", "0.12.3")?;
+    let stacks = collapse(&tools, data)?;
     console::result("");
     console::result(&format!("{:<46}{:>6}", test.name(), "%"));
     for (group, share) in shares(&stacks) {
         console::result(&format!("{group:<46}{share:>6.1}"));
     }
-    let drawing = folder.join(format!("mesh-{}.svg", test.name()));
+    let drawing = data.with_extension("svg");
     let title = format!("both ends of a mesh, {}", test.name());
     let mut draw = Command::new(tools.join("inferno-flamegraph"))
-        .args(["--title", &title])
+        .args(["--title", &title, "--minwidth", NARROW])
         .stdin(Stdio::piped())
         .stdout(std::fs::File::create(&drawing)?)
         .spawn()?;
@@ -63,26 +91,8 @@ pub(super) fn draw(root: &Path, tunnel: &Tunnel, test: Test, seconds: u16) -> Re
     Ok(())
 }
 
-/// Samples both ends while a test runs.
-fn record(tunnel: &Tunnel, test: Test, seconds: u16, data: &Path) -> Result<()> {
-    let ends = tunnel.ends().iter().flat_map(|end| &end.processes);
-    let processes: Vec<_> = ends.map(ToString::to_string).collect();
-    // It samples by the clock: not every machine has counters of cycles.
-    let mut sampling = Command::new("perf")
-        .args(["record", "--quiet", "--event=cpu-clock", "-g"])
-        .args(["--freq", FREQUENCY, "--pid", &processes.join(",")])
-        .arg("--output")
-        .arg(data)
-        .args(["--", "sleep", &seconds.to_string()])
-        .spawn()
-        .context("perf is missing: apt-get install linux-perf")?;
-    measure::run(test, tunnel, seconds)?;
-    ensure!(sampling.wait()?.success(), "perf could not sample");
-    Ok(())
-}
-
 /// One line for each stack: its frames, outermost first, and how often it was met.
-fn collapse(tools: &Path, data: &PathBuf) -> Result<String> {
+fn collapse(tools: &Path, data: &Path) -> Result<String> {
     let mut script = Command::new("perf")
         .arg("script")
         .arg("--input")
