@@ -12,20 +12,24 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::clone;
 use crate::group::Sample;
+use crate::kin;
 
 /// The sandbox's `/proc`.
 #[derive(Debug)]
 pub(crate) struct Census {
     proc: OwnedFd,
+    /// The sandbox's PID 1, as the outer half sees it.
+    first: u32,
     page_bytes: u64,
 }
 
 impl Census {
-    pub(crate) fn new(proc: OwnedFd) -> Self {
+    pub(crate) fn new(proc: OwnedFd, first: u32) -> Self {
         let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
         let page_bytes = page.and_then(|page| u64::try_from(page).ok());
         Self {
             proc,
+            first,
             page_bytes: page_bytes.unwrap_or(4096),
         }
     }
@@ -108,9 +112,18 @@ impl Census {
         pages.max().unwrap_or_default() * self.page_bytes
     }
 
+    /// Bytes of memory that processes have together: what they share counts once.
+    pub(crate) fn memory_of(&self, members: &[Sample]) -> u64 {
+        let guests = kin::in_parents_memory(self.first, members);
+        let hosts = members
+            .iter()
+            .filter(|member| !guests.contains(&member.pid));
+        hosts.map(|member| self.share_of_memory(member)).sum()
+    }
+
     /// Bytes of memory of a process, in which what several share counts in parts; what it is
     /// resident with, where it cannot be told.
-    pub(crate) fn share_of_memory(&self, sample: &Sample) -> u64 {
+    fn share_of_memory(&self, sample: &Sample) -> u64 {
         let own = self.path().join(sample.pid.to_string());
         let threads = std::iter::once(own).chain(self.threads(sample.pid));
         threads

@@ -27,6 +27,7 @@ mod handle;
 mod identity;
 mod init;
 mod inner;
+mod kin;
 mod limits;
 mod mount;
 mod netlink;

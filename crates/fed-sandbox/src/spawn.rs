@@ -164,9 +164,10 @@ pub fn spawn(spec: &SandboxSpec) -> Result<Sandbox, SpawnError> {
             };
             fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
                 .map_err(|errno| prepare("set the socket pair non-blocking")(errno.into()))?;
+            let census = Census::new(proc, child.pid());
             Ok(Sandbox {
                 tun,
-                inner: Inner::new(ours, child, Census::new(proc), scratch),
+                inner: Inner::new(ours, child, census, scratch),
             })
         }
     }

@@ -250,8 +250,7 @@ impl Processes {
         if !self.precise.get(&process).is_none_or(is_due) {
             return None;
         }
-        let parts = members.iter().map(|member| census.share_of_memory(member));
-        let found = excess(Resources::Memory, parts.sum(), limit);
+        let found = excess(Resources::Memory, census.memory_of(members), limit);
         self.precise.insert(process, Instant::now());
         found
     }

@@ -29,9 +29,16 @@ pub(crate) enum Caller {
     NoTun,
     /// A machine without a TUN driver.
     Driverless,
+    /// An unprivileged user where only root may make user namespaces, as some Debian systems have
+    /// it.
+    Debian,
+    /// An unprivileged user in a container that refuses namespaces.
+    Contained,
+    /// An unprivileged user where AppArmor leaves user namespaces without power, as on Ubuntu 24.04.
+    Restricted,
 }
 
-const ALL: [Caller; 7] = [
+const ALL: [Caller; 10] = [
     Caller::User,
     Caller::Root,
     Caller::Nobody,
@@ -39,6 +46,9 @@ const ALL: [Caller; 7] = [
     Caller::Powerless,
     Caller::NoTun,
     Caller::Driverless,
+    Caller::Debian,
+    Caller::Contained,
+    Caller::Restricted,
 ];
 
 impl Caller {
@@ -56,6 +66,19 @@ impl Caller {
             &[Self::Root, Self::Nobody, Self::Bare]
         } else {
             &[Self::User]
+        }
+    }
+
+    /// Whether it gives up root.
+    pub(crate) fn is_nobody(self) -> bool {
+        match self {
+            Self::User | Self::Root | Self::Bare | Self::Powerless => false,
+            Self::Nobody
+            | Self::NoTun
+            | Self::Driverless
+            | Self::Debian
+            | Self::Contained
+            | Self::Restricted => true,
         }
     }
 
@@ -79,6 +102,20 @@ impl Caller {
             Self::Nobody => become_nobody(Some(0o666)),
             Self::NoTun => become_nobody(Some(0o600)),
             Self::Driverless => become_nobody(None),
+            Self::Debian => {
+                show_setting("unprivileged_userns_clone", "0");
+                become_nobody(Some(0o666));
+                refuse(libc::SYS_clone3, None);
+            }
+            Self::Contained => {
+                become_nobody(Some(0o666));
+                refuse(libc::SYS_clone3, None);
+            }
+            Self::Restricted => {
+                show_setting("apparmor_restrict_unprivileged_userns", "1");
+                become_nobody(Some(0o666));
+                refuse(libc::SYS_ioctl, Some(libc::TUNSETIFF));
+            }
             Self::Bare => forbid_user_namespaces(),
             Self::Powerless => {
                 forbid_user_namespaces();
@@ -122,6 +159,61 @@ fn forbid_user_namespaces() {
     fs::write("/proc/self/setgroups", "deny").unwrap();
     fs::write("/proc/self/gid_map", "0 0 1").unwrap();
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
+}
+
+/// Shows a setting that this machine's kernel may not have, in place of those below `kernel`.
+fn show_setting(name: &str, value: &str) {
+    mount_tmpfs("/proc/sys/kernel".as_ref());
+    fs::write(format!("/proc/sys/kernel/{name}"), value).unwrap();
+}
+
+/// Has the kernel refuse a system call from here on, as a security module or a container's filter
+/// does: all such calls, or those whose second argument is this.
+fn refuse(call: libc::c_long, second: Option<libc::Ioctl>) {
+    // Where struct seccomp_data has the call's number and the lower half of its second argument.
+    const NUMBER: u32 = 0;
+    const SECOND: u32 = 24;
+    let load = |offset| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, offset);
+    let end = |answer| step(libc::BPF_RET | libc::BPF_K, 0, answer);
+    // Where it is another, so many steps are left out.
+    let is = |value, others| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, others, value);
+    let number = u32::try_from(call).unwrap();
+    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let mut steps = match second {
+        None => vec![load(NUMBER), is(number, 1)],
+        Some(argument) => {
+            let argument = u32::try_from(argument).unwrap();
+            vec![load(NUMBER), is(number, 3), load(SECOND), is(argument, 1)]
+        }
+    };
+    steps.extend([end(refused), end(libc::SECCOMP_RET_ALLOW)]);
+    let filter = libc::sock_fprog {
+        len: u16::try_from(steps.len()).unwrap(),
+        filter: steps.as_mut_ptr(),
+    };
+    #[expect(unsafe_code, reason = "no wrapper exists for filters of system calls")]
+    // SAFETY: the filter and its steps live through the calls, and the length is theirs.
+    let set = unsafe {
+        [
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const filter,
+            ),
+        ]
+    };
+    assert_eq!(set, [0, 0]);
+}
+
+/// A step of a filter: what to do, how many steps to leave out where a comparison fails, a number.
+fn step(code: u32, otherwise: u8, number: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt: 0,
+        jf: otherwise,
+        k: number,
+    }
 }
 
 fn drop_capabilities() {

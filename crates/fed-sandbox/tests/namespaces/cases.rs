@@ -51,6 +51,7 @@ pub(crate) fn all() -> Vec<Case> {
         case("packets", network::packets),
         case("memory", limits::memory),
         case("headless", limits::headless),
+        case("vfork", limits::vfork),
         case("numbers", limits::numbers),
         case("families", limits::families),
         case("multiplication", limits::multiplication),
@@ -73,6 +74,9 @@ pub(crate) fn all() -> Vec<Case> {
             refusals::refused_namespaces,
             &[Caller::Powerless],
         ),
+        refused("root_only", refusals::root_only, &[Caller::Debian]),
+        refused("contained", refusals::contained, &[Caller::Contained]),
+        refused("apparmor", refusals::apparmor, &[Caller::Restricted]),
         refused("refused_tun", refusals::refused_tun, &[Caller::NoTun]),
         refused("missing_tun", refusals::missing_tun, &[Caller::Driverless]),
     ]

@@ -96,6 +96,36 @@ async fn alone(live: &mut Live) {
     live.python("alone", script).await;
 }
 
+/// A child between vfork and exec counts with its parent, in whose memory it runs, and what the
+/// parent fills then is not overlooked.
+pub(crate) fn vfork(world: &World) {
+    world.live_with(&spec(world), async |live| {
+        let script = "import ctypes, os, threading, time\n\
+                      libc, size = ctypes.CDLL(None), 1 << 16\n\
+                      own = b'x' * (100 << 20)\n\
+                      def child(stack):\n\
+                      \x20   top = ctypes.c_void_p((ctypes.addressof(stack) + size) & ~15)\n\
+                      \x20   vm, vfork, sigchld = 0x100, 0x4000, 17\n\
+                      \x20   libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), top,\n\
+                      \x20              vm | vfork | sigchld, None)\n\
+                      stacks = [ctypes.create_string_buffer(size) for _ in range(4)]\n\
+                      for stack in stacks:\n\
+                      \x20   threading.Thread(target=child, args=(stack,), daemon=True).start()\n\
+                      while len(os.listdir('/proc/self/task')) < 5: time.sleep(0.01)\n\
+                      # Long enough for several looks.\n\
+                      time.sleep(1.5); print('still here', flush=True)\n\
+                      more = b'x' * (100 << 20); time.sleep(1000)\n";
+        let greedy = live.limited("greedy", allowance(160, 20), script).await;
+        assert_eq!(live.end_of(greedy).await, KILLED);
+        assert_eq!(live.output("greedy"), "still here\n");
+        let [excess] = &live.excesses[..] else {
+            panic!("{:?}", live.excesses);
+        };
+        let once = 160 * MIB..400 * MIB;
+        assert!(once.contains(&excess.used), "{excess:?}");
+    });
+}
+
 /// A process whose first thread has ended is as large as its others make it, and is killed as any.
 pub(crate) fn headless(world: &World) {
     world.live_with(&spec(world), async |live| {

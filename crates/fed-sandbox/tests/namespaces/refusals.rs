@@ -120,6 +120,62 @@ pub(crate) fn refused_namespaces(world: &World) {
     assert!(matches!(error, SpawnError::Namespaces { .. }), "{error}");
 }
 
+pub(crate) fn root_only(world: &World) {
+    let refusal = check().unwrap_err();
+    assert!(matches!(refusal, Unsupported::RootOnly), "{refusal}");
+    assert!(
+        refusal
+            .to_string()
+            .contains("sysctl -w kernel.unprivileged_userns_clone=1")
+    );
+    let error = spawn(&world.spec()).unwrap_err();
+    assert!(matches!(error, SpawnError::Namespaces { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("kernel.unprivileged_userns_clone=1")
+    );
+}
+
+pub(crate) fn contained(world: &World) {
+    let refusal = check().unwrap_err();
+    assert!(
+        matches!(refusal, Unsupported::Namespaces { .. }),
+        "{refusal}"
+    );
+    assert!(
+        refusal
+            .to_string()
+            .contains("--security-opt seccomp=unconfined")
+    );
+    let error = spawn(&world.spec()).unwrap_err();
+    assert!(matches!(error, SpawnError::Namespaces { .. }), "{error}");
+}
+
+/// Namespaces can be made, but nothing may be done in them.
+pub(crate) fn apparmor(world: &World) {
+    let refusal = check().unwrap_err();
+    assert!(matches!(refusal, Unsupported::AppArmor), "{refusal}");
+    let text = refusal.to_string();
+    assert!(
+        text.contains("deploy/apparmor/fed") && text.contains("apparmor_parser -r"),
+        "{text}"
+    );
+    let error = spawn(&world.spec()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            SpawnError::Step {
+                step: Step::TunMake,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(error.to_string().contains("deploy/apparmor/fed"), "{error}");
+    assert_eq!(waitpid(None, None), Err(nix::errno::Errno::ECHILD));
+}
+
 pub(crate) fn refused_tun(world: &World) {
     let refusal = check().unwrap_err();
     assert!(matches!(refusal, Unsupported::TunForbidden), "{refusal}");

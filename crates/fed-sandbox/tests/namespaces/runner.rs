@@ -101,7 +101,7 @@ fn run(case: &Case, caller: Caller) -> Result<(), String> {
         .unwrap();
     let world = World::new(folder.path().to_owned(), case.name, caller);
     world.lay_out();
-    if matches!(caller, Caller::Nobody | Caller::NoTun | Caller::Driverless) {
+    if caller.is_nobody() {
         for path in [folder.path(), &world.scratch()] {
             chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
         }
