@@ -58,6 +58,15 @@ pub(crate) const UPGRADE_EVERY: Duration = KEEPALIVE;
 /// After this long without an answer a router is no longer used as a relay.
 pub(crate) const LOST_AFTER: Duration = Duration::from_secs(10);
 
+/// After this long without an answer it is time for another way than UDP: relays have had their
+/// turn by then (see [`DOUBT_AFTER`] and [`SEEK_EVERY`]), and there is no hurry before, since each
+/// datagram that comes by the current path starts the count anew.
+pub const UNANSWERED_MAX: Duration = Duration::from_secs(3);
+
+/// After this long without a datagram it is, even where none was sent that must be answered: a
+/// keepalive, and what it takes to find that it is not answered.
+pub const UNHEARD_MAX: Duration = Duration::from_secs(35);
+
 /// So long the leading one of two routers does not return to a path that it left.
 pub(crate) const FOLLOW_HOLD: Duration = Duration::from_secs(5);
 

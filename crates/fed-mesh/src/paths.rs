@@ -145,6 +145,11 @@ impl Paths {
         self.speaks
     }
 
+    /// When the first datagram went out by the current path that nothing has come back for.
+    pub(crate) fn unanswered(&self) -> Option<Instant> {
+        self.unanswered.filter(|_| self.current.is_some())
+    }
+
     /// Where the peer is reached straight, unless that has not worked for long.
     pub(crate) fn link(&self, now: Instant) -> Option<SocketAddr> {
         let address = self.current?.address()?;
@@ -157,8 +162,18 @@ impl Paths {
         let fresh = candidates.iter().any(|c| !self.candidates.contains(c));
         self.candidates = candidates;
         if fresh {
-            match self.seek.map(|seek| seek.why) {
-                Some(why) => self.seek(why, now),
+            match self.seek {
+                // What has been given up is not asked again first.
+                Some(seek) if seek.why == Why::Doubt && seek.round > GIVE_UP_ROUND => {
+                    let round = GIVE_UP_ROUND + 1;
+                    let next = now;
+                    self.seek = Some(Seek {
+                        round,
+                        next,
+                        ..seek
+                    });
+                }
+                Some(seek) => self.seek(seek.why, now),
                 None if self.current.is_some_and(|path| !path.is_best()) => {
                     self.seek(Why::Upgrade, now);
                 }

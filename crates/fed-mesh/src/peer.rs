@@ -391,6 +391,7 @@ impl<S: Session> Peer<S> {
             handshakes: self.counters.handshakes,
             last_handshake: self.handshake.map(since),
             last_heard: self.heard.map(since),
+            unanswered: self.paths.unanswered().map(since),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::{Ipv6Prefix, Path, PublicKey};
+use crate::{Ipv6Prefix, Path, PublicKey, UNANSWERED_MAX, UNHEARD_MAX};
 
 /// Packets and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,6 +175,20 @@ pub struct PeerStatus {
     pub last_handshake: Option<Duration>,
     /// Time since the last authentic datagram.
     pub last_heard: Option<Duration>,
+    /// Time since something was sent by the path that nothing has come back by it for.
+    pub unanswered: Option<Duration>,
+}
+
+impl PeerStatus {
+    /// Whether the peer is reached neither straight nor by way of a relay, so that another way than
+    /// UDP should be opened to it and told as an endpoint on this host's loopback.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        let for_longer = |since: Option<Duration>, most| since.is_some_and(|since| since >= most);
+        self.last_heard.is_none()
+            || for_longer(self.last_heard, UNHEARD_MAX)
+            || for_longer(self.unanswered, UNANSWERED_MAX)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! must be connected, by which kind of path (`model.rs`). The network loses, repeats, delays and
 //! reorders; pairs are cut, uplinks fail, NATs forget, routers restart.
 
+mod bridges;
 mod gate;
 mod model;
 #[path = "../sim/node.rs"]
@@ -167,6 +168,81 @@ fn traffic_moves_to_a_direct_path_without_loss_and_back_to_the_relay_within_seco
     assert_eq!(world.path(1, 2), Some(Path::Relay(key(0))));
     // What was sent in the 2.7 s that it takes to give the path up, and what was in flight.
     assert!((1..=60).contains(&lost), "{lost} lost on the way back");
+}
+
+/// Three routers, with TCP from all to all.
+fn three_with_tcp(weather: Weather, seed: u64) -> World {
+    let mut world = World::new(vec![Kind::Open; 3], weather, seed);
+    world.tcp_passes = true;
+    world
+}
+
+/// Lets no UDP pass any more.
+fn cut_udp(world: &mut World) {
+    world.model.cut.extend([(0, 1), (0, 2), (1, 2)]);
+}
+
+fn over_tcp(path: Option<Path>) -> bool {
+    let address = path.and_then(|path| path.address());
+    address.is_some_and(|at| at.ip().is_loopback())
+}
+
+#[test]
+fn when_udp_ends_for_good_traffic_goes_over_tcp_within_seconds_and_back_without_loss() {
+    for (weather, seed) in [(Weather::CALM, 0), (Weather::FOUL, 1), (Weather::FOUL, 2)] {
+        let mut world = three_with_tcp(weather, seed);
+        world.run(seconds(20));
+        assert_eq!(world.bridges.count(), 0, "seed {seed}: UDP was there");
+        cut_udp(&mut world);
+        let lost = stream(&mut world, seconds(30));
+        assert!(over_tcp(world.path(1, 2)) && over_tcp(world.path(2, 1)));
+        // 20 a second. It takes 3 s to be cut off, a look to see it, one more to tell of the bridge,
+        // and a ping by it.
+        assert!((1..=6 * 20).contains(&lost), "seed {seed}: {lost} lost");
+
+        world.model.cut.clear();
+        let lost = stream(&mut world, seconds(40));
+        assert_eq!(world.model.expected(1, 2), Expected::Direct);
+        assert!(!over_tcp(world.path(1, 2)) && !over_tcp(world.path(2, 1)));
+        let usual = if seed == 0 { 0 } else { 80 };
+        assert!(lost <= usual, "seed {seed}: {lost} lost on the way back");
+    }
+}
+
+#[test]
+fn a_relay_is_taken_before_a_bridge_is_opened() {
+    let mut world = three_with_tcp(Weather::CALM, 0);
+    world.run(seconds(20));
+    world.model.cut.insert((1, 2));
+    stream(&mut world, seconds(30));
+    assert_eq!(world.path(1, 2), Some(Path::Relay(key(0))));
+    assert_eq!(world.bridges.count(), 0);
+}
+
+#[test]
+fn ordinary_loss_neither_opens_bridges_nor_moves_traffic() {
+    for seed in 0..10 {
+        let lossy = Weather {
+            loss: 0.05,
+            ..Weather::CALM
+        };
+        let mut world = three_with_tcp(lossy, seed);
+        world.run(seconds(20));
+        let before = world.events.len();
+        for _ in 0..20 * 120 {
+            world.send_inner(1, 2);
+            world.run(Duration::from_millis(25));
+            // As TCP answers what it gets.
+            world.send_inner(2, 1);
+            world.run(Duration::from_millis(25));
+        }
+        assert_eq!(world.bridges.count(), 0, "seed {seed}");
+        let between = [key(1), key(2)];
+        let moved = world.events[before..].iter().filter(|(_, node, event)| {
+            matches!(event, Event::PathChanged { peer, .. } if *node != 0 && between.contains(peer))
+        });
+        assert_eq!(moved.count(), 0, "seed {seed}");
+    }
 }
 
 #[test]

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use fed_mesh::{Event, Ipv6Prefix, KEEPALIVE, Path, PeerConfig, Reflexive, Router, Sighting};
+use fed_mesh::{
+    Event, Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PublicKey, Reflexive, Router, Sighting,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::bridges::Bridges;
 use crate::gate::Gate;
 use crate::model::{Expected, Kind, Model};
 use crate::node::{Node, Transmit};
@@ -21,6 +24,12 @@ const OTHERS: usize = 3;
 
 /// How often the operator tells routers what others see of them.
 const TELLING: Duration = Duration::from_secs(5);
+
+/// How often nodes look after their bridges; one that is begun is open by the next look.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// So long no bridges are opened at the beginning.
+const UDP_PATIENCE: Duration = Duration::from_secs(4);
 
 /// A datagram longer than this is lost: a relayed packet of 1280 bytes just fits.
 const DATAGRAM_MAX: usize = fed_mesh::MTU_MIN + 32 + 16;
@@ -76,6 +85,9 @@ pub(crate) struct World {
     slept: Vec<Duration>,
     asleep: BTreeSet<usize>,
     gates: Vec<Gate>,
+    pub(crate) tcp_passes: bool,
+    pub(crate) bridges: Bridges,
+    looking: Duration,
     hosts: BTreeMap<Ipv4Addr, usize>,
     next_host: u32,
     flying: BTreeMap<(Duration, u64), Flying>,
@@ -104,6 +116,9 @@ impl World {
             slept: vec![Duration::ZERO; count],
             asleep: BTreeSet::new(),
             gates: Vec::new(),
+            tcp_passes: false,
+            bridges: Bridges::default(),
+            looking: Duration::ZERO,
             hosts: BTreeMap::new(),
             next_host: 0,
             flying: BTreeMap::new(),
@@ -275,7 +290,7 @@ impl World {
             let arrival = self.flying.first_key_value().map(|((at, _), _)| *at);
             let next = timeouts
                 .chain(arrival)
-                .chain([self.traffic, self.telling])
+                .chain([self.traffic, self.telling, self.looking])
                 .min();
             let next = next.expect("there is always traffic to come");
             if next > end {
@@ -319,6 +334,10 @@ impl World {
             self.telling = self.now + TELLING;
             self.tell();
         }
+        if self.looking <= self.now {
+            self.looking = self.now + LOOK;
+            self.look_after_bridges();
+        }
         if self.traffic <= self.now {
             self.traffic = self.now + PERIOD;
             for from in 0..self.count() {
@@ -332,18 +351,40 @@ impl World {
         }
     }
 
+    /// Each node tells its router of the bridges that have opened since the last look, and opens
+    /// others to the peers that are cut off.
+    fn look_after_bridges(&mut self) {
+        // In the first seconds UDP alone is tried.
+        if !self.tcp_passes || self.now < UDP_PATIENCE {
+            return;
+        }
+        for node in 0..self.count() {
+            if self.asleep.contains(&node) {
+                continue;
+            }
+            let instant = self.instant(node);
+            if self.bridges.take_news(node) {
+                self.connect(node);
+            }
+            for peer in self.routers[node].peers(instant) {
+                if peer.is_cut_off() {
+                    self.bridges.open(node, self.node_of(peer.public_key));
+                }
+            }
+        }
+    }
+
     /// The operator collects what routers see of one another, and tells all of it to all.
     fn tell(&mut self) {
         let mut sightings = vec![Vec::new(); self.count()];
         for by in 0..self.count() {
             for peer in self.routers[by].peers(self.instant(by)) {
                 let recent = peer.last_heard.is_some_and(|ago| ago < KEEPALIVE);
-                let Some(at) = peer.endpoint.filter(|_| recent && peer.path.is_some()) else {
+                let seen = peer.endpoint.filter(|at| !at.ip().is_loopback());
+                let Some(at) = seen.filter(|_| recent && peer.path.is_some()) else {
                     continue;
                 };
-                let node = (0..self.count()).find(|node| key(*node) == peer.public_key);
-                let node = node.expect("peers are nodes");
-                sightings[node].push(Sighting { by: key(by), at });
+                sightings[self.node_of(peer.public_key)].push(Sighting { by: key(by), at });
             }
         }
         let told = |(gate, sightings): (&Gate, &Vec<Sighting>)| {
@@ -356,12 +397,24 @@ impl World {
             if self.asleep.contains(&node) {
                 continue;
             }
-            let (peers, instant) = (self.peers(node), self.instant(node));
-            self.routers[node]
-                .set_peers(peers, instant)
-                .expect("distinct peers");
-            self.flush(node);
+            self.connect(node);
         }
+    }
+
+    /// Tells a router of its peers.
+    fn connect(&mut self, node: usize) {
+        let (peers, instant) = (self.peers(node), self.instant(node));
+        self.routers[node]
+            .set_peers(peers, instant)
+            .expect("distinct peers");
+        self.flush(node);
+    }
+
+    fn node_of(&self, router: PublicKey) -> usize {
+        let mut nodes = 0..self.count();
+        nodes
+            .find(|node| key(*node) == router)
+            .expect("peers are nodes")
     }
 
     fn peers(&self, node: usize) -> Vec<PeerConfig> {
@@ -369,7 +422,11 @@ impl World {
         others
             .map(|peer| PeerConfig {
                 public_key: key(peer),
-                endpoints: self.told[peer].clone(),
+                endpoints: self
+                    .bridges
+                    .told(node, peer)
+                    .chain(self.told[peer].clone())
+                    .collect(),
                 allowed_ips: vec![Ipv6Prefix::new(inner(peer), 64).expect("below 128")],
                 keepalive: Some(KEEPALIVE),
             })
@@ -397,6 +454,10 @@ impl World {
     }
 
     fn send(&mut self, node: usize, transmit: Transmit) {
+        if transmit.to.ip().is_loopback() {
+            self.send_by_bridge(node, transmit);
+            return;
+        }
         let from = self.gates[node].leave(transmit.to, self.now);
         let too_long = transmit.payload.len() > DATAGRAM_MAX;
         if too_long || self.rng.random_bool(self.weather.loss) {
@@ -418,7 +479,28 @@ impl World {
         }
     }
 
+    /// Over TCP nothing is lost, and all comes in order.
+    fn send_by_bridge(&mut self, node: usize, transmit: Transmit) {
+        self.sent += 1;
+        let flying = Flying {
+            from: transmit.to,
+            to: transmit.to,
+            sender: node,
+            payload: transmit.payload,
+        };
+        let arrival = self.now + Duration::from_millis(self.weather.delay.1);
+        self.flying.insert((arrival, self.sent), flying);
+    }
+
     fn arrive(&mut self, flying: Flying) {
+        if let Some((node, from)) = self.bridges.other(flying.to) {
+            if self.tcp_passes && !self.asleep.contains(&node) {
+                let instant = self.instant(node);
+                self.routers[node].handle_datagram(from, &flying.payload, instant);
+                self.flush(node);
+            }
+            return;
+        }
         let IpAddr::V4(host) = flying.to.ip() else {
             return;
         };

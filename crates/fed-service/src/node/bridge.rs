@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use fed_rpc::server::{self, HandshakeLimits, TlsConn};
 use fed_rpc::shares::Shares;
 use fed_rpc::{Fingerprint, Identity, PeerIdentity, tls};
 use futures::{SinkExt as _, StreamExt as _};
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,6 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long after a vain attempt the next one is made.
 const RETRY: Duration = Duration::from_secs(15);
+
+/// A connection that is silent is asked this often, in seconds, whether it still stands...
+const KEEPALIVE_SECONDS: u32 = 10;
+
+/// ...and one that has not answered for so long is given up, so that another can be made. The
+/// firewall on the way may have forgotten it.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// The largest UDP payload, in bytes.
 const DATAGRAM_MAX: usize = 65_507;
@@ -147,10 +156,12 @@ impl Bridges {
 }
 
 async fn listen(port: u16) -> io::Result<TcpListener> {
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
-    }
+    let listener = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Ok(listener) => listener,
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?,
+    };
+    notice_death(&listener)?;
+    Ok(listener)
 }
 
 async fn accept(listener: TcpListener, config: Arc<ServerConfig>, port: u16, most: usize) {
@@ -207,6 +218,7 @@ async fn open(connector: &TlsConnector, targets: &[SocketAddr], port: u16) -> io
         let connecting = async {
             let stream = TcpStream::connect(target).await?;
             stream.set_nodelay(true)?;
+            notice_death(&stream)?;
             // The key is pinned; the name is neither sent nor looked at.
             let name = ServerName::IpAddress(target.ip().into());
             connector.connect(name, stream).await
@@ -221,6 +233,17 @@ async fn open(connector: &TlsConnector, targets: &[SocketAddr], port: u16) -> io
         }
     }
     Err(last)
+}
+
+/// Has the system notice when the other end is gone without a word; connections that a listener
+/// accepts have what it has.
+fn notice_death(socket: &impl AsFd) -> io::Result<()> {
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_SECONDS)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_SECONDS)?;
+    let most = u32::try_from(UNACKNOWLEDGED.as_millis()).expect("some seconds");
+    setsockopt(socket, sockopt::TcpUserTimeout, &most)?;
+    Ok(())
 }
 
 /// A socket on the loopback that talks with the router.

@@ -22,10 +22,6 @@ const SUBNET_LEN: u8 = 64;
 /// So long peers are tried by UDP, straight and relayed, before they are by TCP.
 const UDP_PATIENCE: Duration = Duration::from_secs(4);
 
-/// After this long without a datagram a peer is tried by TCP too: a keepalive, and what it takes to
-/// find that it is not answered.
-const SILENCE: Duration = Duration::from_secs(35);
-
 /// So many of the host's own addresses are told.
 const OWN_ADDRESSES: usize = 4;
 
@@ -176,7 +172,7 @@ impl Mesh {
         set.map_err(|error| error.to_string())
     }
 
-    /// Opens bridges to peers that are not heard by UDP, straight or relayed. To be called about
+    /// Opens bridges to peers that are not reached by UDP, straight or relayed. To be called about
     /// once a second.
     pub(super) async fn look_after_bridges(&mut self) {
         if self.connected.is_none_or(|at| at.elapsed() < UDP_PATIENCE) {
@@ -187,9 +183,8 @@ impl Mesh {
             let peer = status
                 .iter()
                 .find(|peer| peer.public_key == config.public_key);
-            let heard = peer.and_then(|peer| peer.last_heard);
             if let Some(fingerprint) = fingerprint
-                && heard.is_none_or(|ago| ago > SILENCE)
+                && peer.is_none_or(PeerStatus::is_cut_off)
             {
                 self.bridges
                     .dial(*member, *fingerprint, config.endpoints.clone());
