@@ -97,6 +97,9 @@ fn set_up(
     root::enter(plan, users, spec.quotas.as_ref())?;
     sethostname(&spec.hostname).at(Step::Hostname, &spec.hostname)?;
     drop_capabilities()?;
+    // The end of the stream tells too that the outer half has ended, but not a process that is
+    // stopped. The thread that dies is the outer half's first and only one, which forked this.
+    prctl::set_pdeathsig(Signal::SIGKILL).at(Step::Init, "signals")?;
     Ok((tun, children))
 }
 

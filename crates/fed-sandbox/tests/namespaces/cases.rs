@@ -67,6 +67,11 @@ pub(crate) fn all() -> Vec<Case> {
             kind: Kind::Killed(ends::end_by_kill),
             only: None,
         },
+        Case {
+            name: "end_by_kill_while_stopped",
+            kind: Kind::Killed(ends::end_by_kill_while_stopped),
+            only: None,
+        },
         case("specs_that_fail", refusals::specs_that_fail),
         case("threads", refusals::threads),
         refused(

@@ -85,6 +85,20 @@ pub(crate) fn end_by_kill(world: &World) {
     });
 }
 
+/// PID 1 is stopped, and so cannot see that the outer half has ended.
+pub(crate) fn end_by_kill_while_stopped(world: &World) {
+    world.live(async |live| {
+        live.start("sleeper", &["sleep", "1000"]).await;
+        kill(Pid::from_raw(live.pid.cast_signed()), Signal::SIGSTOP).unwrap();
+        let stat = format!("/proc/{}/stat", live.pid);
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            tokio::task::yield_now().await;
+        }
+        println!("{READY}");
+        std::future::pending::<()>().await;
+    });
+}
+
 fn is_process(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
