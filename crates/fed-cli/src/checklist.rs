@@ -56,13 +56,13 @@ impl Checklist {
                 self.warned = false;
                 self.above("ending what was started");
             }
-            Progress::Ended => {
+            Progress::Ended { untold } => {
                 self.finish();
-                console::note(if self.warned {
-                    "ended, but for what the warnings above say"
-                } else {
-                    "nothing is left"
-                });
+                if self.warned {
+                    console::note("ended, but for what the warnings above say");
+                } else if untold.is_empty() {
+                    console::note("nothing is left");
+                }
             }
             Progress::Ending { failure: None } => self.warned = false,
             Progress::Running { .. } | Progress::Failed { .. } => {}

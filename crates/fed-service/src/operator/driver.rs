@@ -12,10 +12,10 @@ use fed_core::{
 use fed_rpc::Identity;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::warn;
 
-use super::client::untold_until;
 use super::reach;
-use super::report::Step;
+use super::report::{Step, Untold};
 use super::scheduler;
 use super::site::SiteClient;
 use super::state::{FederationFolder, OperatorState, Site};
@@ -37,7 +37,7 @@ pub(super) enum Outcome {
     /// The scheduler runs behind this gateway.
     Gateway(GatewayInfo, Event),
     /// A member has left; if not in order, this is why.
-    Left(MemberId, Option<String>),
+    Left(MemberId, Option<Untold>),
     /// A site says that its part has ended, and why.
     SiteEnded(SiteName, String),
     /// A site has renewed its lease; it was asked at this time.
@@ -383,34 +383,45 @@ impl Driver {
         }
     }
 
-    /// Ends a member's part; returns why it could not be told, if so.
-    async fn leave(&self, member: MemberId) -> Option<String> {
+    /// Ends a member's part, unless it cannot be told.
+    async fn leave(&self, member: MemberId) -> Option<Untold> {
         if member == MemberId::OPERATOR {
             let node = NodeClient::new(&self.folder.node());
             // One that is gone needs no telling; its process is waited for elsewhere.
             let _ = node.stop().await;
             return None;
         }
-        let plan = match self.plan() {
-            Ok(plan) => plan,
-            Err(problem) => return Some(problem),
+        let (plan, site) = match (self.plan(), self.site(member)) {
+            (Ok(plan), Ok(site)) => (plan, site),
+            (Err(problem), _) | (_, Err(problem)) => {
+                warn!(problem, "who has begun nothing is to leave");
+                return None;
+            }
         };
-        match self.site(member) {
-            Ok(site) => site.leave(plan.id).await.err().map(|error| {
-                let lease = plan.leases.federation().as_secs();
-                format!("{}: {}", site.name, untold_until(&error, lease))
-            }),
-            Err(problem) => Some(problem),
-        }
+        let error = site.leave(plan.id).await.err()?;
+        let lease = plan.leases.federation();
+        Some(Untold::now(site.name.clone(), error.to_string(), lease))
     }
 }
 
-/// Adds the last lines of a process's log to what is said of its end, if it wrote any.
+/// Adds the last lines of a process's log to what is said of its end, if it wrote any. Of a
+/// traceback, whose steps are indented, that is what was raised; the log has the rest.
 pub(super) fn with_last_lines(said: String, last: &[String]) -> String {
-    if last.is_empty() {
+    let is_blank = |line: &&String| line.trim().is_empty();
+    let lines = || last.iter().filter(|line| !is_blank(line));
+    let outer: Vec<_> = lines()
+        .filter(|line| !line.starts_with([' ', '\t']))
+        .collect();
+    let told = if outer.is_empty() {
+        lines().collect()
+    } else {
+        outer
+    };
+    if told.is_empty() {
         return said;
     }
-    format!("{said}: {}", last.join("; "))
+    let told: Vec<&str> = told.into_iter().map(|line| line.trim()).collect();
+    format!("{said}: {}", told.join("; "))
 }
 
 /// Returns how the scheduler ended, when it does.
@@ -428,4 +439,22 @@ pub(super) async fn scheduler_death(mut events: node::NodeEvents) -> String {
         }
     }
     "its node ended".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_lines_make_one_sentence() {
+        let told = |lines: &[&str]| {
+            let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+            with_last_lines("it ended".to_owned(), &lines)
+        };
+        let traceback = ["    raise from_it()", "    ~~~^^^^^", "", "OSError: full"];
+        assert_eq!(told(&traceback), "it ended: OSError: full");
+        assert_eq!(told(&["one", "two"]), "it ended: one; two");
+        assert_eq!(told(&["  cannot open it", " "]), "it ended: cannot open it");
+        assert_eq!(told(&[" "]), "it ended");
+    }
 }

@@ -26,7 +26,7 @@ pub use client::{DownError, Running, clean_up};
 pub use end::FederationEnd;
 pub use enrolment::{EnrolError, enrol};
 pub use metrics::metrics;
-pub use report::{MemberReport, Progress, Status, Step, StepState, WorkerReport};
+pub use report::{MemberReport, Progress, Status, Step, StepState, Untold, WorkerReport};
 pub use rotation::{RotateError, Rotated, rotate};
 pub use site::SiteError;
 pub use state::{FederationFolder, OperatorState, Record, Site, SiteRecordError};

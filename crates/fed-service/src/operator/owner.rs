@@ -18,7 +18,7 @@ use super::client::{self, Question};
 use super::driver::{Driver, Outcome, describe, scheduler_death, with_last_lines};
 use super::rendezvous;
 use super::renewals::Renewals;
-use super::report::{Progress, Status, StepState};
+use super::report::{Progress, Status, StepState, Untold};
 use super::site::{SiteClient, SiteError};
 use super::standing;
 use super::up::UpError;
@@ -67,6 +67,8 @@ pub(super) struct Operator {
     /// Tells members of one another, while it is kept.
     rendezvous: Option<AbortOnDropHandle<()>>,
     renewals: Renewals,
+    /// Sites that could not be told that it has ended.
+    untold: Vec<Untold>,
     /// The signal that has ended it, if one has.
     signal: Option<SignalKind>,
     began: Instant,
@@ -90,6 +92,7 @@ impl Operator {
             watchers,
             node: None,
             rendezvous: None,
+            untold: Vec::new(),
             signal: None,
             began: Instant::now(),
             up_seconds: None,
@@ -124,14 +127,31 @@ impl Operator {
         if let Some(node) = &mut self.node {
             node.ended(Leases::GRACE).await;
         }
-        self.tell(Progress::Ended);
+        let ended = self.verdict();
+        if !matches!(ended, Ok(()) | Err(UpError::Untold { .. })) {
+            for untold in &self.untold {
+                let message = untold.to_string();
+                let _ = self.front_end.send(Progress::Warning { message });
+            }
+        }
+        let untold = std::mem::take(&mut self.untold);
+        self.tell(Progress::Ended { untold });
         server.abort();
+        ended
+    }
+
+    /// How it ended: of several things that went wrong, the first.
+    fn verdict(&self) -> Result<(), UpError> {
         match (self.lifecycle.reason(), self.signal) {
             (Some(Reason::Failed(failure)), _) => Err(UpError::Failed(failure.clone())),
             (_, Some(signal)) if self.up_seconds.is_none() => Err(UpError::Interrupted {
                 signal: signal.as_raw_value(),
             }),
-            (Some(Reason::Asked) | None, _) => Ok(()),
+            (Some(Reason::Asked) | None, _) if self.untold.is_empty() => Ok(()),
+            (Some(Reason::Asked) | None, _) => Err(UpError::Untold {
+                name: self.request.name.clone(),
+                untold: self.untold.clone(),
+            }),
         }
     }
 
@@ -194,8 +214,8 @@ impl Operator {
                 event
             }
             Outcome::Left(member, None) => Event::Left(member),
-            Outcome::Left(member, Some(message)) => {
-                self.tell(Progress::Warning { message });
+            Outcome::Left(member, Some(untold)) => {
+                self.untold.push(untold);
                 self.step(&Action::Leave(member), StepState::Failed);
                 return self.handle(Event::Left(member));
             }

@@ -1,8 +1,10 @@
 //! What a front end is told: progress while things happen, and how things stand.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
 
-use fed_core::{Failure, FederationId, FederationName, Phase, VersionTable};
+use fed_core::{Failure, FederationId, FederationName, Phase, SiteName, VersionTable};
 use serde::{Deserialize, Serialize};
 
 use crate::node::{GatewayInfo, PeerReport};
@@ -39,7 +41,7 @@ pub enum StepState {
     Begun,
     /// It is done.
     Done,
-    /// It could not be done, and nobody waits for it any longer: a warning says why.
+    /// It could not be done, and nobody waits for it any longer: a warning or the error says why.
     Failed,
 }
 
@@ -76,13 +78,58 @@ pub enum Progress {
         /// Why, if it is not because the operator asked.
         failure: Option<Failure>,
     },
-    /// Nothing is left.
-    Ended,
+    /// Nothing is left, but at the sites that could not be told.
+    Ended {
+        /// Those.
+        untold: Vec<Untold>,
+    },
     /// There is no federation, and this is why.
     Failed {
         /// What failed, where, and what to do.
         message: String,
     },
+}
+
+/// A site that could not be told that its federation has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    /// Its name.
+    pub site: SiteName,
+    /// Why not.
+    pub problem: String,
+    /// When the site ends its part by itself at the latest: its lease has lapsed by then.
+    pub ends_by: SystemTime,
+}
+
+impl Untold {
+    /// A site that could not be told just now, and whose lease nobody renews any more.
+    pub(super) fn now(site: SiteName, problem: String, lease: Duration) -> Self {
+        // A renewal that seemed to fail may have been heard: the last moment of all is counted from.
+        let ends_by = SystemTime::now() + lease;
+        Self {
+            site,
+            problem,
+            ends_by,
+        }
+    }
+}
+
+impl fmt::Display for Untold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} could not be told ({}) and ends its part when its lease lapses, at {} at the latest",
+            self.site,
+            self.problem,
+            humantime::format_rfc3339_seconds(self.ends_by)
+        )
+    }
+}
+
+/// All of them, in one sentence.
+pub(super) fn told_of(untold: &[Untold]) -> String {
+    let each: Vec<String> = untold.iter().map(Untold::to_string).collect();
+    each.join("; ")
 }
 
 /// How a federation stands.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::client::{self, DownError};
 use super::driver::Driver;
 use super::owner::Operator;
-use super::report::Progress;
+use super::report::{Progress, Untold, told_of};
 use super::state::{OperatorState, Record, SiteRecordError};
 use crate::python::{Inspection, Interpreter, PythonError, exposed, readable};
 use crate::state::{Lock, StateError};
@@ -126,6 +126,14 @@ pub enum UpError {
         signal: i32,
         /// The lease of the sites.
         lease_seconds: u64,
+    },
+    /// It has ended, but some sites could not be told.
+    #[error("federation {name} has ended here, but {}", told_of(.untold))]
+    Untold {
+        /// The name.
+        name: FederationName,
+        /// Those sites.
+        untold: Vec<Untold>,
     },
     /// Something failed on the way up, or while it ran. Everything has been ended.
     #[error(transparent)]
