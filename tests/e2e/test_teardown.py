@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ LEASE = ("--lease", "10s")
 SHORT_LEASE = 5.0
 LEASE_PATIENCE = 40.0
 """Seconds: the lease, the node's own grace of a few more, and a busy machine."""
-UNKNOWN = 3
+UNKNOWN, UNREACHABLE = 3, 5
 
 
 @pytest.fixture
@@ -356,14 +358,52 @@ def test_a_site_that_is_cut_off_cleans_itself(
 def test_down_while_a_site_is_cut_off(world: World, before: Before) -> None:
     world.up(*LEASE, workers=1)
     world.lab.cut("ecmwf", "operator")
-    told = world.fed("down").stderr
-    assert "ecmwf" in told
-    assert "when its lease lapses, in at most 10 s" in told
+    told = world.fed("down", code=UNREACHABLE).stderr
+    _assert_told_of_ecmwf(told, time.time() + 10)
     assert "ecmwf: could not be told" in told
     assert "eumetsat: left" in told
     assert "ecmwf: left" not in told
-    before.clean("operator", "eumetsat")
+    before.clean("operator", "eumetsat", files=False)
     before.clean("ecmwf", patience=LEASE_PATIENCE)
+    # Nothing is left to be told of, but who looks later is told what happened.
+    world.lab.mend("ecmwf", "operator")
+    assert "ecmwf could not be told" in world.fed("down", code=UNKNOWN).stderr
+
+
+def test_interrupted_while_a_site_is_cut_off(world: World, before: Before) -> None:
+    """Ctrl-C is another way to say `fed down`, and so is `fed down` after the operator's death."""
+    up = foreground(world, *LEASE)
+    world.lab.cut("ecmwf", "operator")
+    up.send_signal(signal.SIGINT)
+    _, told = up.communicate(timeout=60)
+    assert up.returncode == UNREACHABLE, told
+    _assert_told_of_ecmwf(told, time.time() + 10)
+    assert "nothing is left" not in told
+    world.lab.mend("ecmwf", "operator")
+    before.clean(patience=LEASE_PATIENCE)
+
+    world.up(*LEASE, workers=1)
+    world.lab.cut("ecmwf", "operator")
+    kill_operator(world)
+    before.clean("operator", files=False)
+    told = world.fed("down", code=UNREACHABLE).stderr
+    _assert_told_of_ecmwf(told, time.time() + 10)
+    before.clean("operator", "eumetsat")
+    world.lab.mend("ecmwf", "operator")
+    before.clean(patience=LEASE_PATIENCE)
+
+
+def _assert_told_of_ecmwf(told: str, latest: float) -> None:
+    """Hold the one error against what it has to say: the site, why, and when it is over."""
+    (error,) = (line for line in told.splitlines() if line.startswith("error: "))
+    found = re.fullmatch(
+        r"error: federation fed has ended here, but ecmwf could not be told \((.+)\) "
+        r"and ends its part when its lease lapses, at (\S+) at the latest",
+        error,
+    )
+    assert found, error
+    ends = datetime.fromisoformat(found[2]).timestamp()
+    assert ends <= latest
 
 
 def test_a_worker_that_ends_is_told(world: World, before: Before) -> None:

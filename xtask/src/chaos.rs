@@ -115,9 +115,10 @@ const HEAD: &str = "\
 
 What happens when a part of a federation is lost, what its user sees then, and how long it takes.
 `cargo xtask chaos` makes this page: it brings up a federation of two sites for each row, with a
-lease of 10 s (`--lease`), tasks that wait 4 s for a pool without workers (`--pool-timeout`; longer
-where new workers come), and one worker per site; and takes the part away while the federation comes up, or while tasks run on both
-sites. With the defaults (5 min and 10 min) the longer times grow accordingly.
+lease of 10 s (`--lease`), tasks that wait 4 s for a pool without workers (`--pool-timeout`; 60 s
+where the only worker of a pool is killed and another starts), and one worker per site; and takes the
+part away while the federation comes up, or while tasks run on both sites. With the defaults (5 min
+and 10 min) the longer times grow accordingly.
 
 *Answer* is the time until the user has the right answer or one error, *clean* the time until
 neither site nor the operator's host has a process, namespace, device, socket or file of the
@@ -128,11 +129,11 @@ federation, `fed down` or Ctrl-C included. Every test run checks that each row e
 ";
 
 const TAIL: &str = "
-An answer after 30 s and more is Dask's: it takes that long to give up on a peer that is silent
-instead of gone. A site whose lease could not be renewed is given up by the scheduler when a sixth of
-the lease is left, before the site ends its part. A worker that ends by itself is replaced within
-seconds, and a site that was cut off for longer rejoins with new workers as long as its lease lasts
-(tests/e2e/test_recovery.py).
+No row waits for Dask, which takes 30 s to give up on a peer that is silent instead of gone: where UDP
+ends, the mesh goes over TLS after about 5 s, and a site whose lease could not be renewed is given up
+by the scheduler when a sixth of the lease is left, before the site ends its part. A worker that ends
+by itself is replaced within seconds, and a site that was cut off for longer rejoins with new workers
+as long as its lease lasts (tests/e2e/test_recovery.py).
 
 A disk that is full ends `fed up` with one error that names the file, and a task that fills its
 scratch folder fails alone (tests/e2e/test_full_disk.py). Leases are counted on the monotonic clock: a

@@ -131,7 +131,7 @@ def cut_mesh_briefly(world: World) -> None:
 
 
 def cut_mesh(world: World) -> None:
-    """The mesh of a site (UDP) is cut, and stays so; its lease is renewed."""
+    """The mesh of a site (UDP) is cut, and stays so; TCP passes."""
     for other in _others(world):
         world.lab.cut(VICTIM, other, "udp")
 
@@ -170,6 +170,36 @@ def stop_operator_beyond_the_lease(world: World) -> None:
             until(lambda site=site: site.federations, lambda left: not left)  # type: ignore[misc]
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def stop_agent_beyond_the_lease(world: World) -> None:
+    """SIGSTOP of a site's agent until its node has ended with the lease, and SIGCONT then."""
+    pid = _agent(world)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: world.pids(VICTIM, r"fed node"), lambda left: not left)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def stop_outer_node(world: World) -> None:
+    """SIGSTOP of the half of a site's node that holds the mesh, for ever."""
+    os.kill(_node(world, VICTIM, outer=True), signal.SIGSTOP)
+
+
+def stop_inner_node(world: World) -> None:
+    """SIGSTOP of the first process of a site's sandbox, for ever."""
+    os.kill(_node(world, VICTIM, outer=False), signal.SIGSTOP)
+
+
+def stop_scheduler_beyond_the_lease(world: World) -> None:
+    """SIGSTOP of the scheduler, and SIGCONT 12 seconds later: longer than the lease."""
+    _stop_for(12.0, _scheduler(world))
+
+
+def stop_worker_beyond_the_lease(world: World) -> None:
+    """SIGSTOP of a worker, and SIGCONT 12 seconds later: longer than the lease."""
+    _stop_for(12.0, _worker(world))
 
 
 def freeze_site(world: World) -> None:
