@@ -304,7 +304,14 @@ impl Roster {
         until: u64,
     ) -> Result<(), RosterError> {
         let known = state::read_json::<Operator>(&file(&self.operators, new))?;
-        if known.is_some_and(|known| known.id() != operator.id()) {
+        // A key by which another operator still goes is that one's, even after it was replaced.
+        let goes_by_it = |other: &Operator| other.id() == new.to_string();
+        let others = self.operators()?.into_iter().filter(goes_by_it);
+        if known
+            .into_iter()
+            .chain(others)
+            .any(|other| other.id() != operator.id())
+        {
             return Err(RosterError::Taken);
         }
         let new_key = Operator {

@@ -203,6 +203,11 @@ fn a_key_is_not_taken_from_another_operator() {
     let bob = enrolled(&roster, 3, 4, "bob");
     let taken = roster.rotate(&bob, &key(2), unix_seconds() + HOUR);
     assert!(matches!(taken, Err(RosterError::Taken)), "{taken:?}");
-    assert_eq!(roster.role(&key(2)), Role::Operator(alice));
-    assert_eq!(roster.role(&key(4)), Role::Operator(bob));
+    assert_eq!(roster.role(&key(2)), Role::Operator(alice.clone()));
+    assert_eq!(roster.role(&key(4)), Role::Operator(bob.clone()));
+    // Nor the one that she was enrolled with, when another has replaced it.
+    roster.rotate(&alice, &key(5), unix_seconds()).unwrap();
+    assert_eq!(roster.sweep().unwrap(), 1);
+    let taken = roster.rotate(&bob, &key(2), unix_seconds() + HOUR);
+    assert!(matches!(taken, Err(RosterError::Taken)), "{taken:?}");
 }
