@@ -12,7 +12,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from fed import _dask_private as dask_private
 from fed.errors import FedError
 from fed.names import ANNOTATION, check_pool, resource_of, without_pools
-from fed.parquet import partition_bytes
+from fed.parquet import partition_bytes, pin_read
 from fed.pins import Pinned, find_pools, pin_node
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def pin_collection(obj: T, pool: str) -> T:
     obj
         A dask array, bag, delayed or dataframe, an xarray object, any other Dask collection, or
         a list, tuple or dictionary of them. A dataframe's expression is optimised and
-        materialised first.
+        materialised first, unless all it does is to read parquet files, partition by partition.
     pool
         The pool to pin it to.
 
@@ -183,7 +183,10 @@ def _annotations(annotations: Any, pool: str) -> dict[str, Any]:
 
 
 def pin_expression(expr: Any, pool: str) -> Any:
-    """Return a dask.dataframe expression, materialised, with every task pinned.
+    """Return a dask.dataframe expression, pinned.
+
+    Reads of parquet files stay symbolic, so that Dask reads the columns and rows that are needed in
+    the end. Anything else is materialised, with every task pinned.
 
     Parameters
     ----------
@@ -192,6 +195,9 @@ def pin_expression(expr: Any, pool: str) -> Any:
     pool
         The pool to pin it to.
     """
+    symbolic = dask_private.pin_reads(expr, lambda read: pin_read(read, pool))
+    if symbolic is not None:
+        return symbolic
     best = expr.optimize()
     nodes = dask_private.convert_legacy_graph(best.__dask_graph__())
     if all(find_pools(node) for node in nodes.values() if _calls(node)):

@@ -15,6 +15,8 @@ from fed._dask_private.frames import (
     is_frame,
     is_graph_expression,
     parquet_read,
+    pin_reads,
+    tasks_of_read,
 )
 from fed._dask_private.moving import hook_costs, hook_holders, hook_memory_manager, hook_request
 from fed._dask_private.queueing import PoolQueues, hook_saturation
@@ -108,6 +110,7 @@ __all__ = [
     "parquet_read",
     "pickle_function",
     "pickled",
+    "pin_reads",
     "rebuild_container",
     "rebuild_task",
     "rename_blockwise",
@@ -115,4 +118,5 @@ __all__ = [
     "rename_node",
     "scheduler_identity",
     "subgraph_of",
+    "tasks_of_read",
 ]

@@ -108,3 +108,15 @@ def frames_held(expr: Any) -> list[Any]:
     graphs = expr.find_operations(FromGraph)
     nodes = [node for part in graphs for node in part.operand("layer").values()]
     return [*(getattr(frame, "_data", frame) for frame in frames.values()), *nodes]
+
+
+def pin_reads(expr: Any, pin: Callable[[Any], Any]) -> Any | None:
+    """Return an expression whose reads are pinned, still symbolic; see `reads.pin_reads`."""
+    from fed._dask_private import reads  # needs dask.dataframe, which not everyone has
+
+    return reads.pin_reads(expr, pin)
+
+
+def tasks_of_read(read: Any) -> dict[int, Any]:
+    """Return the tasks of all partitions of a read, by number."""
+    return {part: read._filtered_task(("read", part), part) for part in read._partitions}

@@ -61,13 +61,23 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 USED_WITH_FRAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("dask.dataframe.dask_expr._collection", "FrameBase.__init__", ("self", "expr")),
+    ("dask.dataframe.dask_expr._expr", "Blockwise", ()),
+    ("dask.dataframe.dask_expr._expr", "PartitionsFiltered._filtered_task",
+     ("self", "name", "index")),
     ("dask.dataframe.dask_expr.io.io", "FromGraph", ()),
+    ("dask.dataframe.dask_expr.io.io", "FusedIO._fusion_buckets", ()),
+    ("dask.dataframe.dask_expr.io.io", "IO", ()),
+    ("dask.dataframe.dask_expr.io.parquet", "ReadParquetFSSpec._tune_up", ("self", "parent")),
+    ("dask.dataframe.dask_expr.io.parquet", "ReadParquetFSSpec._plan", ()),
+    ("dask.dataframe.dask_expr.io.parquet", "ReadParquetFSSpec._get_lengths", ("self",)),
+    ("dask.dataframe.dask_expr.io.parquet", "ReadParquetPyarrowFS._dataset_info", ()),
+    ("dask.tokenize", "_tokenize_deterministic", ("args",)),
     (
         "dask.dataframe.io.parquet.core",
         "ParquetFunctionWrapper.__init__",
         ("self", "fs", "meta", "columns"),
     ),
-)
+)  # fmt: skip
 """The same for dask.dataframe, which not every installation has."""
 
 
