@@ -3,6 +3,7 @@
 //! A new key is announced for a while before it is used: each operator who calls in that time
 //! learns it over a connection that the old key vouches for, and takes either from then on.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,18 @@ pub enum KeyError {
     /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+}
+
+/// Says why an agent's key cannot be used, and what to do.
+pub(super) fn unusable(error: &StoreError) -> String {
+    if let StoreError::Read { source, .. } = error
+        && source.kind() == ErrorKind::NotFound
+    {
+        return format!(
+            "this agent has no key yet ({error}: {source}); run `fed agent init` first"
+        );
+    }
+    error.to_string()
 }
 
 /// A key that is announced.
@@ -149,6 +162,21 @@ mod tests {
         assert_eq!(keys.own().unwrap().fingerprint(), new.fingerprint());
         assert_eq!(keys.announced().unwrap(), None);
         assert!(keys.change().unwrap().is_none());
+    }
+
+    #[test]
+    fn init_is_named_where_it_helps() {
+        let (folder, keys) = keys();
+        let error = Keys::of(folder.path()).own().unwrap_err();
+        let told = unusable(&error);
+        assert!(
+            told.starts_with("this agent has no key yet (cannot read "),
+            "{told}"
+        );
+        assert!(told.ends_with("run `fed agent init` first"), "{told}");
+        std::fs::write(keys.own_file(), "no key").unwrap();
+        let told = unusable(&keys.own().unwrap_err());
+        assert!(!told.contains("agent init"), "{told}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::audit::Audit;
 use super::config::{AgentConfig, At, ConfigFile};
 use super::desk::{self, Asked, Reply};
-use super::keys::{Announced, KeyError, Keys};
+use super::keys::{Announced, KeyError, Keys, unusable};
 use super::registry::Registry;
 use super::roster::Roster;
 use super::service::Service;
@@ -44,7 +44,7 @@ pub enum AgentError {
     #[error(transparent)]
     State(#[from] StateError),
     /// Its identity cannot be used.
-    #[error("{0}; run `fed agent init` first")]
+    #[error("{}", unusable(.0))]
     Identity(#[from] fed_rpc::identity::StoreError),
     /// Its identity cannot be changed.
     #[error(transparent)]

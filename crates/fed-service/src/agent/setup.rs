@@ -8,7 +8,7 @@ use nix::unistd::User;
 use thiserror::Error;
 
 use super::config::{AgentConfig, At};
-use super::keys::{KeyError, Keys};
+use super::keys::{KeyError, Keys, unusable};
 use super::roster::{Roster, unix_seconds};
 use super::serve::AgentError;
 use super::site::{Known, Site};
@@ -21,7 +21,7 @@ pub enum SetupError {
     #[error(transparent)]
     State(#[from] StateError),
     /// The identity cannot be used.
-    #[error("{0}; run `fed agent init` first")]
+    #[error("{}", unusable(.0))]
     Identity(#[from] fed_rpc::identity::StoreError),
     /// The identity cannot be made.
     #[error(transparent)]
