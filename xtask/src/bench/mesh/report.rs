@@ -185,6 +185,14 @@ impl Report {
                     value.unwrap_or(f64::NAN),
                     test.unit(),
                 ));
+                let longest = runs.iter().filter_map(|run| run.max).reduce(f64::max);
+                if let Some(longest) = longest {
+                    console::result(&format!(
+                        "{name:<16}{:<12}{longest:>12.3}  {}",
+                        format!("{}_max", test.name()),
+                        test.unit(),
+                    ));
+                }
             }
         }
         console::result("");
