@@ -118,6 +118,26 @@ def test_values_are_right_and_reads_at_home(filesystem: str, client: Client, tab
     check_reads(client, filesystem)
 
 
+@pytest.mark.parametrize("filesystem", FILESYSTEMS)
+def test_nobody_but_the_site_needs_the_files(filesystem: str, client: Client, tables: Path) -> None:
+    table = opened(tables, NORTH, filesystem)
+    folder = tables / NORTH / "table"
+    away = folder.rename(folder.with_name("away"))
+    try:  # as on the operator's host, whose client and scheduler pickle, optimise and lower it
+        again = pickle.loads(pickle.dumps(table))
+        for wanted in (
+            again.w0.sum(),
+            again[again.k > 5].v,
+            again.shape[0],
+            again.head(compute=False),
+        ):
+            lowered = pickle.loads(pickle.dumps(wanted.optimize()))
+            assert {NORTH} in [find_pools(node) for node in dict(lowered.dask).values()]
+    finally:
+        away.rename(folder)
+    assert again.shape[0].compute() == ROWS
+
+
 def test_filters_reach_the_read(tables: Path) -> None:
     with pinning(NORTH):
         table = dd.read_parquet(str(tables / NORTH / "table"), filesystem="arrow")
