@@ -158,6 +158,16 @@ def test_a_site_without_pools_has_one_of_its_name(
     assert config["pool"] == [{"name": "ecmwf", "data": []}]
 
 
+def test_a_site_that_dials_is_not_reached(
+    run_ansible: RunAnsible, host: dict[str, Any], tmp_path: Path
+) -> None:
+    host["fed_agent_dial"] = ["alice.lab.example:4789"]
+    install(run_ansible, tmp_path, host)
+    config = tomllib.loads((tmp_path / "etc/agent.toml").read_text())
+    assert config["dial"] == ["alice.lab.example:4789"]
+    assert not {"address", "listen"} & set(config)
+
+
 def test_two_sources_of_the_binary_are_refused(
     run_ansible: RunAnsible, host: dict[str, Any], tmp_path: Path
 ) -> None:

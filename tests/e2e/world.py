@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e import programs
+from tests.e2e import edge, programs
 from tests.e2e.lab import Bind, Lab
 from tests.e2e.notebook import Notebook
 from tests.e2e.waiting import PATIENCE, until
@@ -27,7 +27,7 @@ WORKERS = 2
 
 AGENT = """\
 name = "{name}"
-address = "{name}:4788"
+{reached}
 state = "{state}"
 python = "{python}"
 prologue = {prologue}
@@ -64,7 +64,8 @@ class Site:
     """A host with an agent.
 
     ``data`` are the roots of its pool; its workers may read those and ``read_only``, and connect to
-    ``reach``. ``limits`` stands among the keys of agent.toml itself, and ``policy`` is its end.
+    ``reach``. An agent that is to ``dial`` operators does not listen. ``limits`` stands among the
+    keys of agent.toml itself, and ``policy`` is its end.
     """
 
     host: Host
@@ -73,6 +74,7 @@ class Site:
     data: list[str]
     read_only: list[str] = field(default_factory=list)
     reach: list[str] = field(default_factory=list)
+    dial: list[str] = field(default_factory=list)
     limits: str = ""
     prologue: str = ""
     python: str | None = None
@@ -103,6 +105,9 @@ class Site:
         """Write agent.toml."""
         text = AGENT.format(
             name=self.name,
+            reached=f"dial = {json.dumps(self.dial)}"
+            if self.dial
+            else f'address = "{self.name}:4788"',
             state=self.state,
             python=self.python or self.paths.python,
             prologue=json.dumps(self.prologue),
@@ -283,6 +288,7 @@ def running(
     wan: Link | None = None,
     more_hosts: Iterable[str] = (),
     changes: Mapping[str, Mapping[str, Any]] | None = None,
+    edges: Mapping[str, str] | None = None,
     paths: Paths | None = None,
     binds: Iterable[Bind] = (),
     user: tuple[int, int] | None = None,
@@ -305,6 +311,8 @@ def running(
         Names of further hosts, without an agent.
     changes
         By site, values of `Site` that differ.
+    edges
+        By host, the chains of rules (`tests.e2e.edge`) that are there from the beginning.
     paths
         Where the hosts see the programs; by default where the machine has them.
     binds
@@ -322,6 +330,8 @@ def running(
     with Lab(hosts, binds=seen, private=private, wan=wan) as lab, ExitStack() as cleanup:
         for host in lab.hosts.values():
             host.path(programs.TEMPORARY).chmod(0o1777)
+        for name, chains in (edges or {}).items():
+            edge.put(lab[name], chains)
         sites = {}
         for name in names:
             others = [f"/data/{other}" for other in names if see_all and other != name]

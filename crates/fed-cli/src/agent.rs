@@ -17,7 +17,7 @@ pub(crate) enum Command {
     /// Print an invitation that lets one operator in, once
     Invite(Invite),
     /// Run the agent; SIGHUP has it read agent.toml again
-    Run(Config),
+    Run(Run),
     /// List the operators who are enrolled, or remove one
     Operators(Operators),
     /// Change the agent's key: announce a new one now, use it later
@@ -39,11 +39,29 @@ impl Config {
 
     /// Reads the configuration, and becomes the user that it names.
     fn load(&self) -> anyhow::Result<(ConfigFile, AgentConfig)> {
-        let file = self.file()?;
+        self.load_dialling(&[])
+    }
+
+    /// The same for an agent that dials these operators too.
+    fn load_dialling(&self, dial: &[String]) -> anyhow::Result<(ConfigFile, AgentConfig)> {
+        let file = ConfigFile {
+            dial: dial.to_vec(),
+            ..self.file()?
+        };
         let config = file.load()?;
         agent::drop_privileges(&config)?;
         Ok((file, config))
     }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    config: Config,
+    /// Dial the operator at this address, besides those in agent.toml: where this host accepts no
+    /// connections; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    dial: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -89,6 +107,10 @@ pub(crate) struct Init {
     /// this port [default port: 4788]
     #[arg(long, value_name = "HOST[:PORT]")]
     address: Option<String>,
+    /// host:port of an operator that the agent dials, for a new agent.toml: where this host accepts
+    /// no connections. Instead of --address, or besides; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    dial: Vec<String>,
     /// Interpreter of the workers, with distributed, for a new agent.toml [default: python3]
     #[arg(long, value_name = "INTERPRETER")]
     python: Option<String>,
@@ -110,6 +132,7 @@ impl Init {
         Ok(Draft {
             name: self.name.clone(),
             address: self.address.clone(),
+            dial: self.dial.clone(),
             python: self.python.clone(),
             user: self.user.clone(),
             data: self.data.iter().map(absolute).collect::<Result<_, _>>()?,
@@ -128,6 +151,9 @@ pub(crate) struct Invite {
     /// names that were given so
     #[arg(long, value_name = "NAME")]
     operator: Option<String>,
+    /// The agent dials the operator at this address, besides those in agent.toml; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    dial: Vec<String>,
 }
 
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
@@ -170,7 +196,7 @@ fn init(arguments: &Init) -> anyhow::Result<()> {
 }
 
 fn invite(arguments: &Invite) -> anyhow::Result<()> {
-    let (_, config) = arguments.config.load()?;
+    let (_, config) = arguments.config.load_dialling(&arguments.dial)?;
     let invited = agent::invite(&config, arguments.expires, arguments.operator.as_deref())?;
     if invited.valid < arguments.expires {
         console::note(&format!(
@@ -247,17 +273,17 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
     console::data(&announced.fingerprint.to_string())
 }
 
-fn serve(arguments: &Config) -> anyhow::Result<()> {
+fn serve(arguments: &Run) -> anyhow::Result<()> {
     console::log("info");
-    let (file, config) = arguments.load()?;
+    let (file, config) = arguments.config.load_dialling(&arguments.dial)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let ready = |address| {
+    let ready = |_| {
         // Only under systemd is there somebody to notify.
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-            tracing::warn!(%error, %address, "systemd could not be told that the agent is ready");
+            tracing::warn!(%error, "systemd could not be told that the agent is ready");
         }
     };
     runtime.block_on(agent::run(file, config, ready))?;

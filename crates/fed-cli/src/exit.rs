@@ -114,7 +114,7 @@ fn of_site(error: &SiteRecordError) -> u8 {
 fn of_enrolment(error: &EnrolError) -> u8 {
     match error {
         EnrolError::Connect { .. } | EnrolError::Call { .. } | EnrolError::Expired => SITE,
-        EnrolError::Name(_) | EnrolError::OtherSite { .. } => USAGE,
+        EnrolError::Name(_) | EnrolError::OtherSite { .. } | EnrolError::Where { .. } => USAGE,
         EnrolError::Identity(_) | EnrolError::State(_) => FAILED,
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn agent(named: Option<&Path>) -> anyhow::Result<ConfigFile> {
     let of_system = || ConfigFile {
         path: PathBuf::from("/etc/fed/agent.toml"),
         state: PathBuf::from("/var/lib/fed-agent"),
+        dial: Vec::new(),
     };
     let file = if nix::unistd::geteuid().is_root() {
         of_system()
@@ -44,6 +45,7 @@ pub(crate) fn agent(named: Option<&Path>) -> anyhow::Result<ConfigFile> {
                 .unwrap_or_else(|| base.data_dir())
                 .join("fed")
                 .join("agent"),
+            dial: Vec::new(),
         };
         match named {
             Some(named) if named.starts_with("/etc") => of_system(),

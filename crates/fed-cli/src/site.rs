@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use fed_core::SiteName;
 use fed_rpc::Invitation;
-use fed_service::operator;
+use fed_service::operator::{self, Way};
 
 use crate::console::{self, Output};
 use crate::time::duration;
@@ -42,6 +42,17 @@ pub(crate) struct Add {
     /// What the site's log calls you [default: user@host]
     #[arg(long, value_name = "NAME")]
     operator: Option<String>,
+    /// The site's agent dials this host, as those behind a firewall do: await it at this address and
+    /// port [default for such sites: all addresses, and the port that the agent dials]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address)]
+    listen: Option<String>,
+}
+
+fn socket_address(text: &str) -> Result<String, String> {
+    let parsed = text.parse::<std::net::SocketAddr>();
+    parsed.map(|address| address.to_string()).map_err(|_| {
+        "write the address and port of this host, such as [::]:4789 or 192.0.2.1:4789".to_owned()
+    })
 }
 
 #[derive(clap::Args)]
@@ -74,9 +85,14 @@ pub(crate) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let enrolled = operator::enrol(&state, &arguments.name, &invitation, &name);
-            let site = runtime.block_on(enrolled)?;
-            console::note(&format!("added {} at {}", arguments.name, site.address));
+            let (site, listen) = (&arguments.name, arguments.listen.as_deref());
+            let enrolled = operator::enrol(&state, site, &invitation, &name, listen);
+            console::note(&match runtime.block_on(enrolled)?.way {
+                Way::Address(address) => format!("added {site} at {address}"),
+                Way::Listen(listen) => format!(
+                    "added {site}, whose agent dials: commands that need it listen at {listen}"
+                ),
+            });
             Ok(())
         }
         Command::List(arguments) => {
@@ -90,7 +106,8 @@ pub(crate) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             for (name, site) in sites {
                 console::data(&format!(
                     "{name:<16} {:<32} {}",
-                    site.address, site.fingerprint
+                    site.way.to_string(),
+                    site.fingerprint
                 ))?;
             }
             Ok(())

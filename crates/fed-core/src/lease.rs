@@ -27,6 +27,11 @@ impl Leases {
     pub const POOL: Duration = Duration::from_secs(10 * 60);
     /// How long connecting to an agent may take.
     pub const CONNECT: Duration = Duration::from_secs(5);
+    /// Longest pause between two attempts of an agent that dials its operator.
+    pub const REDIAL: Duration = Duration::from_secs(5);
+    /// How long the operator waits for an agent that dials: it may first have to find out, for 11 s,
+    /// that an earlier connection is dead.
+    pub const DIALLED: Duration = Duration::from_secs(20);
     /// How long one call to an agent may take, unless it says otherwise.
     pub const CALL: Duration = Duration::from_secs(30);
     /// How long the mesh may take until every pair of members has shaken hands: the first handshake

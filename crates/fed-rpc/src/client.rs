@@ -3,21 +3,23 @@
 mod dial;
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::AlertDescription;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::identity::{Fingerprint, Identity};
+use crate::outgoing::{refusal, shown};
 use crate::possession::ChannelBinding;
 use crate::tls::Pins;
 use crate::v1::agent_client::AgentClient;
 
 use dial::Dialer;
-pub use dial::is_address;
 
 /// Default time for the whole of connecting: name, TCP, TLS and the agent's first words.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,6 +98,30 @@ pub enum ConnectError {
         /// What TLS or the system said.
         source: io::Error,
     },
+    /// The port at which an agent is awaited that dials cannot be listened on.
+    #[error(
+        "cannot listen on {listen}, where the agent of {site} dials: {source}; `ss -ltnp` shows who has the port"
+    )]
+    Listen {
+        /// The site.
+        site: String,
+        /// Where it was to be awaited.
+        listen: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An agent that dials has not done so.
+    #[error(
+        "the agent of {site} has not dialled {listen} in {} s; check that it runs, that its `dial` names this host and port, and that no firewall here stops TCP to the port", after.as_secs_f64()
+    )]
+    NoCall {
+        /// The site.
+        site: String,
+        /// Where it was awaited.
+        listen: String,
+        /// How long.
+        after: Duration,
+    },
     /// HTTP/2 could not start on the connection.
     #[error("cannot start HTTP/2 with {address}")]
     Http {
@@ -104,6 +130,20 @@ pub enum ConnectError {
         /// What the transport said.
         source: tonic::transport::Error,
     },
+}
+
+impl ConnectError {
+    /// Says why a handshake with `address` failed, in which `own` was shown.
+    pub(crate) fn of_handshake(address: String, own: Fingerprint, source: io::Error) -> Self {
+        match refusal(&source) {
+            Some(alert) => Self::Refused {
+                address,
+                fingerprint: own,
+                alert,
+            },
+            None => Self::Protocol { address, source },
+        }
+    }
 }
 
 /// A part of connecting that can take too long.
@@ -171,24 +211,41 @@ pub async fn connect_to_any(
     let dialer = Arc::new(Dialer::new(address, identity, agent, timeout)?);
     // Dialled here, and not within the channel, so that the error keeps its type.
     let stream = dialer.dial().await?;
-    let (seen, binding) = shown(&stream).ok_or_else(|| ConnectError::Protocol {
+    let (seen, binding) = shown(stream.get_ref()).ok_or_else(|| ConnectError::Protocol {
         address: address.to_owned(),
         source: io::Error::other("it showed no certificate"),
     })?;
-    let mut first = Some(stream);
-    let connector = {
+    let channel = channel(address, stream, move || {
         let dialer = Arc::clone(&dialer);
-        tower::service_fn(move |_uri| {
-            let (ready, dialer) = (first.take(), Arc::clone(&dialer));
-            async move {
-                match ready {
-                    Some(stream) => Ok(TokioIo::new(stream)),
-                    None => dialer.dial().await.map(TokioIo::new),
-                }
-            }
-        })
-    };
-    let channel = Endpoint::from_static(AUTHORITY)
+        async move { dialer.dial().await }
+    });
+    Ok(Connected {
+        agent: AgentClient::new(channel.await?),
+        seen,
+        binding,
+    })
+}
+
+/// Speaks HTTP/2 over a connection, and over those that `again` makes when it is lost.
+pub(crate) async fn channel<S, Again, Opening>(
+    address: &str,
+    first: S,
+    again: Again,
+) -> Result<Channel, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    Again: Fn() -> Opening + Send + 'static,
+    Opening: Future<Output = Result<S, ConnectError>> + Send + 'static,
+{
+    let mut first = Some(first);
+    let connector = tower::service_fn(move |_uri| {
+        let opening: Pin<Box<dyn Future<Output = _> + Send>> = match first.take() {
+            Some(stream) => Box::pin(std::future::ready(Ok(stream))),
+            None => Box::pin(again()),
+        };
+        async { opening.await.map(TokioIo::new) }
+    });
+    Endpoint::from_static(AUTHORITY)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
@@ -197,18 +254,5 @@ pub async fn connect_to_any(
         .map_err(|source| ConnectError::Http {
             address: address.to_owned(),
             source,
-        })?;
-    Ok(Connected {
-        agent: AgentClient::new(channel),
-        seen,
-        binding,
-    })
-}
-
-/// The key that the agent showed in the handshake, and what both ends know of the connection alone.
-fn shown(stream: &dial::Stream) -> Option<(Fingerprint, ChannelBinding)> {
-    let connection = stream.get_ref().get_ref().1;
-    let certificate = connection.peer_certificates()?.first()?;
-    let seen = Fingerprint::of_certificate(certificate).ok()?;
-    Some((seen, ChannelBinding::of(connection)?))
+        })
 }

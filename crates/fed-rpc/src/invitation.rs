@@ -11,15 +11,17 @@ use prost::Message as _;
 use ring::digest::{SHA256, digest};
 use thiserror::Error;
 
-use crate::client::is_address;
 use crate::identity::{Fingerprint, Identity, IdentityError};
+use crate::outgoing::is_address;
 
 const PREFIX: &str = "fed-invitation:";
 /// Of the layout below. Another layout gets another number.
 const VERSION: u8 = 1;
 const CHECKSUM_LEN: usize = 4;
 /// Longest text that is looked at, in bytes; a real one has about 400.
-const MAX_LEN: usize = 4096;
+const MAX_LEN: usize = 8192;
+/// Most addresses that an agent dials.
+pub const MAX_DIALS: usize = 8;
 /// What the certificate of the one-time key calls its holder.
 const HOLDER: &str = "fed invitation";
 
@@ -76,7 +78,9 @@ pub enum InvitationError {
 #[derive(Clone)]
 pub struct Invitation {
     site: String,
+    /// Empty if the agent is not to be called there.
     address: String,
+    dials: Vec<String>,
     agent: Fingerprint,
     key: Identity,
     expires: u64,
@@ -96,26 +100,31 @@ struct Payload {
     key: Vec<u8>,
     #[prost(uint64, tag = "5")]
     expires: u64,
+    #[prost(string, repeated, tag = "6")]
+    dials: Vec<String>,
 }
 
 impl Invitation {
     /// Makes an invitation with a new one-time key.
     ///
-    /// `address` is the agent's as the operator reaches it, `host:port`; `agent` is the agent's
-    /// key; `expires` is in whole seconds since 1970. The agent keeps [`Invitation::holder`] to
-    /// recognise whoever redeems it.
+    /// `address` is the agent's as the operator reaches it, `host:port`, and `dials` are those of
+    /// operators that the agent dials: one of the two at least. `agent` is the agent's key;
+    /// `expires` is in whole seconds since 1970. The agent keeps [`Invitation::holder`] to recognise
+    /// whoever redeems it.
     ///
     /// # Errors
     /// When a field could not be read back, or no key can be made.
     pub fn generate(
         site: &str,
-        address: &str,
+        address: Option<&str>,
+        dials: &[String],
         agent: Fingerprint,
         expires: u64,
     ) -> Result<Self, InvitationError> {
         let invitation = Self {
             site: site.to_owned(),
-            address: address.to_owned(),
+            address: address.unwrap_or_default().to_owned(),
+            dials: dials.to_vec(),
             agent,
             key: Identity::generate(HOLDER).map_err(InvitationError::Key)?,
             expires,
@@ -129,9 +138,14 @@ impl Invitation {
         &self.site
     }
 
-    /// Returns the agent's address, `host:port`.
-    pub fn address(&self) -> &str {
-        &self.address
+    /// Returns the agent's address, `host:port`, if it may be called there.
+    pub fn address(&self) -> Option<&str> {
+        Some(self.address.as_str()).filter(|address| !address.is_empty())
+    }
+
+    /// Returns the addresses of operators that the agent dials, `host:port` each, 8 at most.
+    pub fn dials(&self) -> &[String] {
+        &self.dials
     }
 
     /// Returns the agent's key, to be pinned.
@@ -167,6 +181,7 @@ impl Invitation {
         let payload = Payload {
             site: self.site.clone(),
             address: self.address.clone(),
+            dials: self.dials.clone(),
             agent: self.agent.as_bytes().to_vec(),
             key: self.key.private_key().secret_pkcs8_der().to_vec(),
             expires: self.expires,
@@ -175,10 +190,15 @@ impl Invitation {
     }
 
     fn check(&self) -> Result<(), InvitationError> {
+        let usable = |address: &str| address.len() <= 1024 && is_address(address);
         let field = if self.site.is_empty() || self.site.len() > 255 {
             "site"
-        } else if self.address.len() > 1024 || !is_address(&self.address) {
+        } else if !self.address().map_or(!self.dials.is_empty(), usable) {
             "address"
+        } else if self.dials.len() > MAX_DIALS
+            || !self.dials.iter().all(|to| to.len() < 300 && usable(to))
+        {
+            "dial"
         } else {
             return Ok(());
         };
@@ -198,6 +218,7 @@ impl FromStr for Invitation {
         let invitation = Self {
             site: payload.site,
             address: payload.address,
+            dials: payload.dials,
             agent: Fingerprint::from_bytes(agent),
             key: Identity::from_private_key(&payload.key, HOLDER).map_err(InvitationError::Key)?,
             expires: payload.expires,
@@ -213,6 +234,7 @@ impl fmt::Debug for Invitation {
             .debug_struct("Invitation")
             .field("site", &self.site)
             .field("address", &self.address)
+            .field("dials", &self.dials)
             .field("agent", &self.agent)
             .field("holder", &self.holder())
             .field("expires", &self.expires)

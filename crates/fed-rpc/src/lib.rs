@@ -14,7 +14,9 @@ pub mod client;
 pub mod fuzzing;
 pub mod identity;
 pub mod invitation;
+mod outgoing;
 pub mod possession;
+pub mod reverse;
 pub mod server;
 pub mod shares;
 pub mod status;
@@ -38,4 +40,5 @@ pub mod v1;
 
 pub use identity::{Fingerprint, Identity};
 pub use invitation::Invitation;
+pub use outgoing::is_address;
 pub use server::PeerIdentity;

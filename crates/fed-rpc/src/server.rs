@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
@@ -22,6 +22,7 @@ use crate::identity::Fingerprint;
 use crate::shares::{Shares, Source};
 
 pub use connection::{PeerIdentity, TlsConn};
+pub(crate) use handshake::linger;
 
 /// A peer that has said nothing for this long is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -91,7 +92,7 @@ pub enum IncomingFailure {
 }
 
 /// Receives failed connections: `Fn(IncomingFailure)`. Called from the handshakes' own tasks.
-type OnFailure = Arc<dyn Fn(IncomingFailure) + Send + Sync>;
+pub(crate) type OnFailure = Arc<dyn Fn(IncomingFailure) + Send + Sync>;
 
 /// Returns a tonic server whose connections are watched for peers that vanish.
 pub fn builder() -> tonic::transport::Server {
@@ -114,30 +115,56 @@ pub fn incoming(
     config: Arc<ServerConfig>,
     limits: HandshakeLimits,
     on_failure: impl Fn(IncomingFailure) + Send + Sync + 'static,
-) -> Incoming {
-    Incoming {
+) -> Incoming<TlsConn> {
+    let acceptor = TlsAcceptor::from(config);
+    Incoming::new(
         listener,
-        acceptor: TlsAcceptor::from(config),
         limits,
-        on_failure: Arc::new(on_failure),
-        handshakes: JoinSet::new(),
-        places: Shares::new(limits.concurrent),
-        rest: None,
-    }
+        Arc::new(on_failure),
+        move |stream, remote, on_failure| {
+            handshake::accept(acceptor.clone(), stream, remote, limits.timeout, on_failure)
+        },
+    )
 }
 
-/// The stream that [`incoming`] returns.
-pub struct Incoming {
+/// What is done with a connection before it is yielded.
+type Begin<T> = Box<dyn Fn(TcpStream, SocketAddr) -> BoxFuture<Option<T>> + Send>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The stream that [`incoming`] and [`crate::reverse::callers`] return.
+pub struct Incoming<T> {
     listener: TcpListener,
-    acceptor: TlsAcceptor,
-    limits: HandshakeLimits,
     on_failure: OnFailure,
-    handshakes: JoinSet<Option<TlsConn>>,
+    begin: Begin<T>,
+    handshakes: JoinSet<Option<T>>,
     places: Shares<Source, (AbortHandle, SocketAddr)>,
     rest: Option<Pin<Box<Sleep>>>,
 }
 
-impl Incoming {
+impl<T: Send + 'static> Incoming<T> {
+    pub(crate) fn new<F, Done>(
+        listener: TcpListener,
+        limits: HandshakeLimits,
+        on_failure: OnFailure,
+        begin: F,
+    ) -> Self
+    where
+        F: Fn(TcpStream, SocketAddr, OnFailure) -> Done + Send + 'static,
+        Done: Future<Output = Option<T>> + Send + 'static,
+    {
+        let told = Arc::clone(&on_failure);
+        Self {
+            listener,
+            on_failure,
+            begin: Box::new(move |stream, remote| {
+                Box::pin(begin(stream, remote, Arc::clone(&told)))
+            }),
+            handshakes: JoinSet::new(),
+            places: Shares::new(limits.concurrent),
+            rest: None,
+        }
+    }
+
     /// Accepts connections as long as there are any and there is room for their handshakes.
     fn poll_accept(&mut self, context: &mut Context<'_>) {
         while self.places.has_room() {
@@ -150,13 +177,7 @@ impl Incoming {
             match self.listener.poll_accept(context) {
                 Poll::Pending => return,
                 Poll::Ready(Ok((stream, remote))) => {
-                    let handshake = self.handshakes.spawn(handshake::accept(
-                        self.acceptor.clone(),
-                        stream,
-                        remote,
-                        self.limits.timeout,
-                        Arc::clone(&self.on_failure),
-                    ));
+                    let handshake = self.handshakes.spawn((self.begin)(stream, remote));
                     let displaced = self.places.take(remote.ip().into(), (handshake, remote));
                     if let Some((other, remote)) = displaced {
                         other.abort();
@@ -172,8 +193,8 @@ impl Incoming {
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<TlsConn>;
+impl<T: Send + 'static> Stream for Incoming<T> {
+    type Item = io::Result<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {

@@ -23,7 +23,7 @@ use crate::identity::{Fingerprint, Identity};
 
 pub use presented::Presented;
 pub use verifier::Pins;
-use verifier::{AdmittedClients, PinnedServer};
+use verifier::{AdmittedClients, KnownServer};
 pub(crate) use verifier::{NotAdmitted, NotPinned, cause};
 
 /// ALPN name of HTTP/2, over which gRPC runs (RFC 9113 section 3.1).
@@ -57,20 +57,33 @@ pub fn client_config(identity: &Identity, agent: Fingerprint) -> Arc<ClientConfi
 /// Returns the configuration of a caller that talks to the agent with one of these keys. What is
 /// added to the pins counts from the next handshake.
 pub fn pinning_client_config(identity: &Identity, agent: &Pins) -> Arc<ClientConfig> {
-    let provider = provider();
-    let verifier = PinnedServer::new(agent.clone(), provider.signature_verification_algorithms);
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let verifier = KnownServer::pinned(agent.clone(), provider().signature_verification_algorithms);
+    let mut config = client(verifier, Arc::new(Presented::new(identity)));
+    // The peer is known by its key; its name would only be told to whoever listens.
+    config.enable_sni = false;
+    Arc::new(config)
+}
+
+/// Returns the configuration of an agent that opens connections itself ([`crate::reverse`]) and asks
+/// `admission` about whoever answers.
+pub fn dialling_config(
+    presented: Arc<Presented>,
+    admission: Arc<dyn Admission>,
+) -> Arc<ClientConfig> {
+    let verifier = KnownServer::admitted(admission, provider().signature_verification_algorithms);
+    Arc::new(client(verifier, presented))
+}
+
+fn client(verifier: KnownServer, presented: Arc<Presented>) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("ring has suites for TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(vec![identity.certificate().clone()], private_key(identity))
-        .expect("an identity's key was parsed when it was made");
+        .with_client_cert_resolver(presented);
     config.alpn_protocols = vec![HTTP2.to_vec()];
     config.resumption = Resumption::disabled();
-    // The peer is known by its key; its name would only be told to whoever listens.
-    config.enable_sni = false;
-    Arc::new(config)
+    config
 }
 
 /// Returns the configuration of an agent, which asks `admission` about each caller.

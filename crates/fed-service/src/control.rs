@@ -79,6 +79,15 @@ fn short_path(path: &Path) -> io::Result<(std::fs::File, PathBuf)> {
     Ok((folder, short))
 }
 
+/// Connects to a socket.
+///
+/// # Errors
+/// Whatever the system refuses.
+pub(crate) async fn open(path: &Path) -> io::Result<UnixStream> {
+    let (_folder, short) = short_path(path)?;
+    UnixStream::connect(short).await
+}
+
 /// Serves one connection: calls `answer` for each request until the other side leaves.
 ///
 /// `answer` gets the writer so that a subscription may send many replies.
@@ -168,8 +177,7 @@ impl Connection {
             path: path.to_owned(),
             source,
         };
-        let (_folder, short) = short_path(path).map_err(unreachable)?;
-        let stream = UnixStream::connect(short).await.map_err(unreachable)?;
+        let stream = open(path).await.map_err(unreachable)?;
         let (read, write) = stream.into_split();
         let reader = Reader(BufReader::new(read));
         Ok(Self {

@@ -6,13 +6,15 @@ use super::*;
 
 fn example() -> Invitation {
     let agent = Identity::generate("agent").unwrap().fingerprint();
-    Invitation::generate("ecmwf", "fed.ecmwf.int:7443", agent, 1_900_000_000).unwrap()
+    let address = Some("fed.ecmwf.int:7443");
+    Invitation::generate("ecmwf", address, &[], agent, 1_900_000_000).unwrap()
 }
 
 #[track_caller]
 fn assert_same(read: &Invitation, written: &Invitation) {
     assert_eq!(read.site(), written.site());
     assert_eq!(read.address(), written.address());
+    assert_eq!(read.dials(), written.dials());
     assert_eq!(read.agent(), written.agent());
     assert_eq!(read.holder(), written.holder());
     assert_eq!(read.expires(), written.expires());
@@ -100,13 +102,32 @@ fn fields_that_could_not_be_used_are_refused_on_both_sides() {
         ("ecmwf", "host", "address"),
         ("ecmwf", "a b:1", "address"),
     ] {
-        let error = Invitation::generate(site, address, agent, 0).unwrap_err();
+        let error = Invitation::generate(site, Some(address), &[], agent, 0).unwrap_err();
         assert!(matches!(error, InvitationError::Field { field } if field == expected));
 
         let mut invitation = example();
         invitation.site = site.to_owned();
         invitation.address = address.to_owned();
         let error = invitation.to_line().parse::<Invitation>().unwrap_err();
+        assert!(matches!(error, InvitationError::Field { field } if field == expected));
+    }
+}
+
+#[test]
+fn it_says_where_the_agent_is_called_or_whom_it_dials() {
+    let agent = Fingerprint::from_bytes([7; 32]);
+    let dials = |to: &[&str]| to.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let made = |dials: &[String]| Invitation::generate("ecmwf", None, dials, agent, 0);
+    let written = made(&dials(&["operator.example:4789", "[2001:db8::1]:443"])).unwrap();
+    let read: Invitation = written.to_line().parse().unwrap();
+    assert_same(&read, &written);
+    assert_eq!(read.address(), None);
+    for (wrong, expected) in [
+        (dials(&[]), "address"),
+        (dials(&["operator.example"]), "dial"),
+        (dials(&["operator.example:4789"; 9]), "dial"),
+    ] {
+        let error = made(&wrong).unwrap_err();
         assert!(matches!(error, InvitationError::Field { field } if field == expected));
     }
 }
@@ -147,10 +168,11 @@ proptest! {
         port in 1u16..,
         agent: [u8; 32],
         expires: u64,
+        dials in prop::collection::vec("[a-z0-9.-]{1,40}:[1-9][0-9]{0,3}", 0..8),
     ) {
-        let written = Invitation::generate(
-            &site, &format!("{host}:{port}"), Fingerprint::from_bytes(agent), expires,
-        ).unwrap();
+        let address = format!("{host}:{port}");
+        let agent = Fingerprint::from_bytes(agent);
+        let written = Invitation::generate(&site, Some(&address), &dials, agent, expires).unwrap();
         assert_same(&written.to_line().parse().unwrap(), &written);
         prop_assert!(!written.has_expired(SystemTime::UNIX_EPOCH) || expires == 0);
     }

@@ -1,16 +1,16 @@
 //! A connection whose peer has proved which key it holds.
 
+use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::identity::Fingerprint;
+use crate::outgoing::{Greeted, shown};
 use crate::possession::ChannelBinding;
 
 /// Who is at the other end of a connection.
@@ -18,7 +18,7 @@ use crate::possession::ChannelBinding;
 /// Handlers find it with `request.extensions().get::<PeerIdentity>()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// Where the peer came from.
+    /// Where the peer came from, or where it was dialled.
     pub remote: SocketAddr,
     /// The key it proved to hold.
     pub fingerprint: Fingerprint,
@@ -26,20 +26,18 @@ pub struct PeerIdentity {
     pub binding: ChannelBinding,
 }
 
-/// A TLS connection after its handshake.
+/// A TLS connection after its handshake, whichever end has opened it.
 #[derive(Debug)]
 pub struct TlsConn {
-    stream: TlsStream<TcpStream>,
+    stream: Greeted,
     peer: PeerIdentity,
+    _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl TlsConn {
-    /// Takes a connection after its handshake; `None` without a client certificate.
-    pub(super) fn new(stream: TlsStream<TcpStream>, remote: SocketAddr) -> Option<Self> {
-        let connection = stream.get_ref().1;
-        let certificate = connection.peer_certificates()?.first()?;
-        let fingerprint = Fingerprint::of_certificate(certificate).ok()?;
-        let binding = ChannelBinding::of(connection)?;
+    /// Takes a connection after its handshake; `None` without a certificate of the peer.
+    pub(crate) fn new(stream: Greeted, remote: SocketAddr) -> Option<Self> {
+        let (fingerprint, binding) = shown(stream.get_ref())?;
         Some(Self {
             stream,
             peer: PeerIdentity {
@@ -47,7 +45,17 @@ impl TlsConn {
                 fingerprint,
                 binding,
             },
+            _kept: None,
         })
+    }
+
+    /// Keeps something until the connection is dropped.
+    #[must_use]
+    pub fn keeping(self, what: impl Any + Send + Sync) -> Self {
+        Self {
+            _kept: Some(Box::new(what)),
+            ..self
+        }
     }
 
     /// Returns who is at the other end.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -31,7 +31,7 @@ pub(super) async fn accept(
     }
     match timeout_at(deadline, acceptor.accept(stream).into_fallible()).await {
         Ok(Ok(stream)) => {
-            let connection = TlsConn::new(stream, remote);
+            let connection = TlsConn::new(BufReader::new(stream.into()), remote);
             if connection.is_none() {
                 let source = io::Error::other("the client showed no certificate");
                 on_failure(IncomingFailure::Handshake { remote, source });
@@ -66,7 +66,7 @@ fn failure(remote: SocketAddr, source: io::Error) -> IncomingFailure {
 
 /// Ends the connection so that the alert arrives: closing a socket with unread bytes sends a
 /// reset, which may overtake it.
-async fn linger(mut stream: TcpStream) -> io::Result<()> {
+pub(crate) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     stream.shutdown().await?;
     tokio::io::copy(&mut stream.take(LAST_WORDS), &mut tokio::io::sink()).await?;
     Ok(())

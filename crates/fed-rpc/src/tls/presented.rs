@@ -1,14 +1,16 @@
-//! The key that a server shows, which may change while it runs.
+//! The key that an agent shows, which may change while it runs.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::{private_key, provider};
 use crate::identity::Identity;
 
-/// The identity that a server presents from the next handshake on.
+/// The identity that an agent presents from the next handshake on, whoever opens the connection.
 #[derive(Debug)]
 pub struct Presented(RwLock<Arc<CertifiedKey>>);
 
@@ -22,12 +24,25 @@ impl Presented {
     pub fn change(&self, identity: &Identity) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified(identity);
     }
+
+    fn certified(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl ResolvesServerCert for Presented {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let presented = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Some(Arc::clone(&presented))
+        Some(self.certified())
+    }
+}
+
+impl ResolvesClientCert for Presented {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.certified())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct NotPinned {
     pub(crate) seen: Fingerprint,
 }
 
-/// The client's key is not on the list.
+/// The peer's key is not on the list.
 #[derive(Clone, Debug, ThisError)]
 #[error("the key {seen} is not admitted")]
 pub(crate) struct NotAdmitted {
@@ -70,37 +70,69 @@ impl Pins {
         }
     }
 
-    fn check(&self, seen: Fingerprint) -> Result<(), NotPinned> {
+    /// The key that is expected.
+    pub(crate) fn expected(&self) -> Fingerprint {
         let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        match keys.first() {
-            Some(_) if keys.contains(&seen) => Ok(()),
-            expected => Err(NotPinned {
-                expected: expected
-                    .copied()
-                    .unwrap_or(Fingerprint::from_bytes([0; 32])),
-                seen,
-            }),
-        }
+        let first = keys.first().copied();
+        first.unwrap_or(Fingerprint::from_bytes([0; 32]))
     }
+
+    fn check(&self, seen: Fingerprint) -> Result<(), NotPinned> {
+        if self.admit(&seen) {
+            return Ok(());
+        }
+        Err(NotPinned {
+            expected: self.expected(),
+            seen,
+        })
+    }
+}
+
+impl Admission for Pins {
+    fn admit(&self, peer: &Fingerprint) -> bool {
+        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        keys.contains(peer)
+    }
+}
+
+/// Which servers are accepted.
+enum Known {
+    /// Those with one of these keys.
+    Pinned(Pins),
+    /// Those that an admission knows.
+    Admitted(Arc<dyn Admission>),
 }
 
 /// Accepts a server by its key alone.
-#[derive(Debug)]
-pub(super) struct PinnedServer {
-    expected: Pins,
+pub(super) struct KnownServer {
+    known: Known,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl PinnedServer {
-    pub(super) fn new(expected: Pins, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self {
-            expected,
-            algorithms,
-        }
+impl KnownServer {
+    pub(super) fn pinned(pins: Pins, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        let known = Known::Pinned(pins);
+        Self { known, algorithms }
+    }
+
+    pub(super) fn admitted(
+        admission: Arc<dyn Admission>,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Self {
+        let known = Known::Admitted(admission);
+        Self { known, algorithms }
     }
 }
 
-impl ServerCertVerifier for PinnedServer {
+impl fmt::Debug for KnownServer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("KnownServer")
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServerCertVerifier for KnownServer {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -109,8 +141,12 @@ impl ServerCertVerifier for PinnedServer {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let checked = self.expected.check(fingerprint(end_entity)?);
-        checked.map_err(refuse)?;
+        let seen = fingerprint(end_entity)?;
+        match &self.known {
+            Known::Pinned(pins) => pins.check(seen).map_err(refuse)?,
+            Known::Admitted(admission) if admission.admit(&seen) => {}
+            Known::Admitted(_) => return Err(refuse(NotAdmitted { seen })),
+        }
         Ok(ServerCertVerified::assertion())
     }
 

@@ -5,6 +5,7 @@
 mod failures;
 mod gateway;
 mod handshakes;
+mod reverse;
 mod site;
 mod trust;
 

@@ -26,7 +26,14 @@ pub(crate) fn long_message() -> String {
 }
 
 #[derive(Clone, Default)]
-struct Callers(Arc<Mutex<Vec<PeerIdentity>>>);
+pub(crate) struct Callers(Arc<Mutex<Vec<PeerIdentity>>>);
+
+impl Callers {
+    /// Everyone who made a call so far.
+    pub(crate) fn all(&self) -> Vec<PeerIdentity> {
+        self.0.lock().unwrap().clone()
+    }
+}
 
 /// An agent that runs until it is stopped.
 pub(crate) struct Site {
@@ -110,7 +117,7 @@ impl Site {
 
     /// Everyone who made a call so far.
     pub(crate) fn callers(&self) -> Vec<PeerIdentity> {
-        self.callers.0.lock().unwrap().clone()
+        self.callers.all()
     }
 
     /// The next connection that did not come about.

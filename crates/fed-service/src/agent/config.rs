@@ -6,7 +6,7 @@ mod offers;
 mod schema;
 
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use fed_core::{Destination, PoolName, SiteName};
@@ -33,11 +33,16 @@ const DEFAULT_PROCESSES: NonZero<u32> = NonZero::new(1024).expect("1024 is not 0
 pub struct AgentConfig {
     /// Name of the site.
     pub name: SiteName,
-    /// Where the agent listens, e.g. `[::]:4788`.
-    #[serde(default = "default_listen")]
-    pub listen: String,
-    /// `host:port` at which operators reach the agent: what its invitations say.
-    pub address: String,
+    /// Where the agent listens. One that dials need not listen.
+    #[serde(default)]
+    pub listen: Option<String>,
+    /// `host:port` at which operators reach the agent: what its invitations say. One that dials need
+    /// not be reached.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// `host:port` of operators that the agent dials, because they cannot reach it.
+    #[serde(default)]
+    pub dial: Vec<String>,
     /// Folder of the agent's keys, operators and federations.
     #[serde(default)]
     pub state: PathBuf,
@@ -111,10 +116,6 @@ pub struct PoolConfig {
     pub memory: Option<ByteSize>,
 }
 
-fn default_listen() -> String {
-    format!("[::]:{DEFAULT_PORT}")
-}
-
 fn default_processes() -> NonZero<u32> {
     DEFAULT_PROCESSES
 }
@@ -165,6 +166,8 @@ pub struct ConfigFile {
     pub path: PathBuf,
     /// The state folder if the file names none.
     pub state: PathBuf,
+    /// Operators to dial besides those that the file names.
+    pub dial: Vec<String>,
 }
 
 impl ConfigFile {
@@ -173,45 +176,42 @@ impl ConfigFile {
     /// # Errors
     /// See [`ConfigError`].
     pub fn load(&self) -> Result<AgentConfig, ConfigError> {
-        AgentConfig::load(&self.path, &self.state)
-    }
-
-    /// Reads what may become the file, from flags of `fed agent init`; tells the flag that is wrong,
-    /// and why.
-    pub(super) fn parse(&self, text: &str) -> Result<AgentConfig, String> {
-        let parsed = AgentConfig::parse(text, &self.state, Source::Flags);
-        parsed.map_err(|wrong| format!("{}: {}", flag(&wrong.key), wrong.problem))
-    }
-}
-
-impl AgentConfig {
-    /// Reads an agent.toml; `state` is the state folder of one that names none.
-    ///
-    /// # Errors
-    /// See [`ConfigError`].
-    pub fn load(path: &Path, state: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
+        let text = std::fs::read_to_string(&self.path).map_err(|source| ConfigError::Read {
+            path: self.path.clone(),
             source,
         })?;
         let source = Source::File {
-            path: path.to_owned(),
+            path: self.path.clone(),
             text: text.clone(),
         };
-        Self::parse(&text, state, source).map_err(|wrong| ConfigError::Wrong {
-            path: path.to_owned(),
+        AgentConfig::parse(&text, self, source).map_err(|wrong| ConfigError::Wrong {
+            path: self.path.clone(),
             line: wrong.line,
             problem: wrong.to_string(),
         })
     }
 
-    fn parse(text: &str, state: &Path, source: Source) -> Result<Self, Wrong> {
+    /// Reads what may become the file, from flags of `fed agent init`; tells the flag that is wrong,
+    /// and why.
+    pub(super) fn parse(&self, text: &str) -> Result<AgentConfig, String> {
+        let parsed = AgentConfig::parse(text, self, Source::Flags);
+        parsed.map_err(|wrong| format!("{}: {}", flag(&wrong.key), wrong.problem))
+    }
+}
+
+impl AgentConfig {
+    fn parse(text: &str, file: &ConfigFile, source: Source) -> Result<Self, Wrong> {
         let document = Document::parse(text)?;
         // What the document has let through is of the right types.
         let mut config: Self = toml::from_str(text).map_err(|error| document.unusable(&error))?;
         config.source = source;
         if !document.has("state") {
-            state.clone_into(&mut config.state);
+            config.state.clone_from(&file.state);
+        }
+        for address in &file.dial {
+            if !config.dial.contains(address) {
+                config.dial.push(address.clone());
+            }
         }
         match config.first_mistake() {
             Some((place, problem)) => Err(Wrong {
@@ -248,6 +248,10 @@ impl AgentConfig {
             kept.push("listen");
             self.listen.clone_from(&running.listen);
         }
+        if self.dial != running.dial {
+            kept.push("dial");
+            self.dial.clone_from(&running.dial);
+        }
         if self.state != running.state {
             kept.push("state");
             self.state.clone_from(&running.state);
@@ -257,6 +261,16 @@ impl AgentConfig {
             self.user.clone_from(&running.user);
         }
         kept
+    }
+
+    /// Where the agent listens, if it does: one that only dials opens no port.
+    pub(super) fn listens_at(&self) -> Option<String> {
+        let default = || {
+            self.address
+                .is_some()
+                .then(|| format!("[::]:{DEFAULT_PORT}"))
+        };
+        self.listen.clone().or_else(default)
     }
 
     /// What each operator may have.

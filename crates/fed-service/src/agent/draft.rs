@@ -17,6 +17,8 @@ pub struct Draft {
     pub name: Option<SiteName>,
     /// `host:port` at which operators reach the agent; a host alone means the default port.
     pub address: Option<String>,
+    /// `host:port` of operators that the agent dials.
+    pub dial: Vec<String>,
     /// Interpreter of the workers.
     pub python: Option<String>,
     /// User that a root agent becomes.
@@ -76,7 +78,10 @@ pub enum DraftError {
 #[derive(Serialize)]
 struct Keys<'a> {
     name: &'a SiteName,
-    address: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    dial: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<String>,
     state: &'a std::path::Path,
@@ -103,17 +108,20 @@ impl Draft {
             path: file.path.clone(),
             missing,
         };
-        let (name, address) = match (&self.name, self.address()) {
-            (Some(name), Some(address)) => (name, address),
-            (Some(_), None) => return Err(unknown("--address too")),
-            (None, Some(_)) => return Err(unknown("--name too")),
-            (None, None) => return Err(unknown("--name and --address")),
+        let address = self.address();
+        let name = match (&self.name, address.is_some() || !self.dial.is_empty()) {
+            (Some(name), true) => name,
+            (Some(_), false) => return Err(unknown("--address (or --dial) too")),
+            (None, true) => return Err(unknown("--name too")),
+            (None, false) => return Err(unknown("--name and --address (or --dial)")),
         };
-        let port = address.rsplit_once(':').map(|(_, port)| port);
+        let port = address.iter().find_map(|address| address.rsplit_once(':'));
+        let port = port.map(|(_, port)| port);
         let listen = port.filter(|port| *port != DEFAULT_PORT.to_string());
         let keys = Keys {
             name,
-            address: &address,
+            address: address.as_deref(),
+            dial: &self.dial,
             listen: listen.map(|port| format!("[::]:{port}")),
             state: &file.state,
             python: self.python.as_deref(),
@@ -152,7 +160,7 @@ impl Draft {
         ];
         let found = [
             Some(config.name.as_str()),
-            Some(config.address.as_str()),
+            config.address.as_deref(),
             Some(config.python.as_str()),
             config.user.as_deref(),
         ];
@@ -164,11 +172,17 @@ impl Draft {
                 return Err(differs(key, found, format!("{asked:?}")));
             }
         }
-        let held: Vec<_> = config.pools.iter().flat_map(|pool| &pool.data).collect();
-        match self.data.iter().find(|root| !held.contains(root)) {
-            Some(root) => Err(differs("data", format!("{held:?}"), format!("{root:?}"))),
-            None => Ok(()),
+        let data = config.pools.iter().flat_map(|pool| &pool.data).collect();
+        let lists: [(_, Vec<&String>, _); 2] = [
+            ("dial", config.dial.iter().collect(), &self.dial),
+            ("data", data, &self.data),
+        ];
+        for (key, held, asked) in lists {
+            if let Some(missing) = asked.iter().find(|one| !held.contains(one)) {
+                return Err(differs(key, format!("{held:?}"), format!("{missing:?}")));
+            }
         }
+        Ok(())
     }
 
     fn address(&self) -> Option<String> {
@@ -211,6 +225,7 @@ mod tests {
         ConfigFile {
             path: PathBuf::from("/etc/fed/agent.toml"),
             state: PathBuf::from("/var/lib/fed-agent"),
+            dial: Vec::new(),
         }
     }
 
@@ -218,6 +233,7 @@ mod tests {
         Draft {
             name: Some("ecmwf".parse().unwrap()),
             address: Some("agent.example:4999".to_owned()),
+            dial: Vec::new(),
             python: Some("/opt/py \"3\"/bin/python".to_owned()),
             user: Some("fed".to_owned()),
             data: vec!["/data/ecmwf".to_owned(), "s3://ecmwf".to_owned()],
@@ -228,7 +244,7 @@ mod tests {
     fn what_is_written_is_read_again_and_agrees() {
         let (text, config) = draft().text(&file()).unwrap();
         assert!(text.starts_with("# The agent of a fed site."), "{text}");
-        assert_eq!(config.listen, "[::]:4999");
+        assert_eq!(config.listen.as_deref(), Some("[::]:4999"));
         assert_eq!(config.state, file().state);
         assert_eq!(config.user.as_deref(), Some("fed"));
         let pool: PoolName = "ecmwf".parse().unwrap();
@@ -250,9 +266,22 @@ mod tests {
             let mut draft = draft();
             draft.address = Some(given.to_owned());
             let (text, config) = draft.text(&file()).unwrap();
-            assert_eq!(config.address, address);
+            assert_eq!(config.address.as_deref(), Some(address));
             assert!(!text.contains("listen"), "{text}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_dials_needs_no_address_and_does_not_listen() {
+        let mut draft = draft();
+        (draft.address, draft.dial) = (None, vec!["operator.example:4789".to_owned()]);
+        let (text, config) = draft.text(&file()).unwrap();
+        assert!(!text.contains("address"), "{text}");
+        assert_eq!((&config.dial, config.listens_at()), (&draft.dial, None));
+        draft.agrees(&file(), &config).unwrap();
+        draft.dial = vec!["other.example:4789".to_owned()];
+        let error = draft.agrees(&file(), &config).unwrap_err().to_string();
+        assert!(error.contains("its dial is "), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod account;
 mod audit;
 mod config;
 mod desk;
+mod dialling;
 mod draft;
 mod federation;
 mod keys;

@@ -1,5 +1,6 @@
 //! The agent's daemon.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use fed_rpc::server::{self, HandshakeLimits, IncomingFailure};
 use fed_rpc::tls::{self, Presented};
 use fed_rpc::v1::agent_server::AgentServer;
+use futures::StreamExt as _;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,6 +20,7 @@ use tracing::{error, info, warn};
 use super::audit::Audit;
 use super::config::{AgentConfig, At, ConfigFile};
 use super::desk::{self, Asked, Reply};
+use super::dialling::Dialling;
 use super::keys::{Announced, KeyError, Keys, unusable};
 use super::registry::Registry;
 use super::roster::Roster;
@@ -119,14 +122,15 @@ fn remedy(error: &std::io::Error) -> &'static str {
 /// Runs the agent until SIGTERM or Ctrl-C. Nodes go on then, and the next agent adopts them. On
 /// SIGHUP it reads its configuration again.
 ///
-/// `ready` is called once, with the address, when operators can connect.
+/// `ready` is called once, when operators can connect, with the address at which the agent listens,
+/// if it does.
 ///
 /// # Errors
 /// See [`AgentError`].
 pub async fn run(
     file: ConfigFile,
     config: AgentConfig,
-    ready: impl FnOnce(std::net::SocketAddr),
+    ready: impl FnOnce(Option<SocketAddr>),
 ) -> Result<(), AgentError> {
     fed_sandbox::check()?;
     descriptors::raise();
@@ -137,13 +141,12 @@ pub async fn run(
     let roster = Roster::open(&config.state)?;
     let audit = Arc::new(Audit::open(&config.state)?);
     let (sites, site) = watch::channel(Arc::new(Site::open(&config).await?));
-    let listen = |source| AgentError::Listen {
-        place: config.place(&[At::Key("listen")]),
-        listen: config.listen.clone(),
-        source,
+    let listener = match config.listens_at() {
+        Some(listen) => Some(bind(&config, listen).await?),
+        None => None,
     };
-    let listener = TcpListener::bind(&config.listen).await.map_err(listen)?;
-    let address = listener.local_addr().map_err(AgentError::System)?;
+    let address = listener.as_ref().map(TcpListener::local_addr).transpose();
+    let address = address.map_err(AgentError::System)?;
     let socket = control_socket(&config.state).await?;
     let registry = Registry::open(config.name.clone(), &config.state)?;
     let known = roster.operators()?;
@@ -155,14 +158,25 @@ pub async fn run(
     })?;
     let ending = CancellationToken::new();
     let presented = Arc::new(Presented::new(&identity));
-    let tls = tls::changing_server_config(Arc::clone(&presented), Arc::new(roster.clone()));
-    let incoming = server::incoming(
-        listener,
-        tls,
-        HandshakeLimits::default(),
-        refused(roster.clone(), Arc::clone(&audit)),
-    );
-    info!(site = %config.name, %address, fingerprint = %identity.fingerprint(), "agent is ready");
+    let dialled = Dialling {
+        site: config.name.clone(),
+        config: tls::dialling_config(Arc::clone(&presented), Arc::new(roster.clone())),
+        roster: roster.clone(),
+        audit: Arc::clone(&audit),
+    };
+    let dialled = dialled.start(&config.dial);
+    let incoming = match listener {
+        Some(listener) => {
+            let admission = Arc::new(roster.clone());
+            let tls = tls::changing_server_config(Arc::clone(&presented), admission);
+            let refused = refused(roster.clone(), Arc::clone(&audit));
+            server::incoming(listener, tls, HandshakeLimits::default(), refused).left_stream()
+        }
+        None => futures::stream::pending().right_stream(),
+    };
+    let listens = address.map_or_else(|| "nowhere".to_owned(), |at| at.to_string());
+    let dials = config.dial.join(", ");
+    info!(site = %config.name, address = listens, dials, fingerprint = %identity.fingerprint(), "agent is ready");
     ready(address);
     if registry.len() > 0 {
         info!(
@@ -194,11 +208,24 @@ pub async fn run(
         ending: ending.clone(),
     });
     let served = server::builder()
-        .serve_with_incoming_shutdown(service, incoming, stop(ending))
+        .serve_with_incoming_shutdown(
+            service,
+            futures::stream::select(incoming, dialled),
+            stop(ending),
+        )
         .await;
     desk.abort();
     office.abort();
     served.map_err(AgentError::Serve)
+}
+
+async fn bind(config: &AgentConfig, listen: String) -> Result<TcpListener, AgentError> {
+    let bound = TcpListener::bind(&listen).await;
+    bound.map_err(|source| AgentError::Listen {
+        place: config.place(&[At::Key("listen")]),
+        listen,
+        source,
+    })
 }
 
 /// Binds the control socket, unless another agent answers there.

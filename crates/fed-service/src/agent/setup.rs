@@ -152,8 +152,9 @@ pub fn invite(
         .announced()?
         .map_or(u64::MAX, |announced| announced.from);
     let expires = now.saturating_add(valid.as_secs()).min(change);
-    let (name, address) = (config.name.as_str(), &config.address);
-    let invitation = Invitation::generate(name, address, identity.fingerprint(), expires)?;
+    let (name, address) = (config.name.as_str(), config.address.as_deref());
+    let agent = identity.fingerprint();
+    let invitation = Invitation::generate(name, address, &config.dial, agent, expires)?;
     roster.invite(&invitation.holder(), expires, operator)?;
     Ok(Invited {
         line: invitation.to_line(),

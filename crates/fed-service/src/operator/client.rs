@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::driver::Driver;
 use super::end::FederationEnd;
+use super::inbound::Inbound;
 use super::report::{Progress, Status, Untold, told_of};
 use super::site::SiteClient;
 use super::state::{FederationFolder, OperatorState, Record, Site};
@@ -332,7 +333,7 @@ pub async fn clean_up(state: &OperatorState, name: &FederationName) -> Result<()
     let Some(record) = folder.record()? else {
         return Err(DownError::unknown(state, name));
     };
-    let untold = end_stale(state, &folder, record).await?;
+    let untold = end_stale(state, &Inbound::of(state), &folder, record).await?;
     folder.remove_log()?;
     all_told(name, untold)
 }
@@ -349,6 +350,7 @@ fn all_told(name: &FederationName, untold: Vec<Untold>) -> Result<(), DownError>
 
 async fn end_stale(
     state: &OperatorState,
+    inbound: &Inbound,
     folder: &FederationFolder,
     record: Record,
 ) -> Result<Vec<Untold>, DownError> {
@@ -358,7 +360,7 @@ async fn end_stale(
     for site in record.sites {
         let left = match sites.get(&site) {
             None => Err("it is not enrolled any more".to_owned()),
-            Some(known) => leave(state, &site, known, &identity, record.id).await,
+            Some(known) => leave(state, inbound, &site, known, &identity, record.id).await,
         };
         if let Err(problem) = left {
             let lease = Duration::from_secs(record.lease_seconds);
@@ -371,12 +373,13 @@ async fn end_stale(
 
 async fn leave(
     state: &OperatorState,
+    inbound: &Inbound,
     name: &SiteName,
     site: &Site,
     identity: &Identity,
     id: FederationId,
 ) -> Result<(), String> {
-    let client = SiteClient::connect(state, name.clone(), site, identity).await;
+    let client = SiteClient::connect(state, inbound, name.clone(), site, identity).await;
     let client = client.map_err(|error| error.to_string())?;
     client.leave(id).await.map_err(|error| error.to_string())
 }
@@ -385,6 +388,7 @@ async fn leave(
 /// process of an earlier one is gone.
 pub(super) async fn clean_up_stale(
     state: &OperatorState,
+    inbound: &Inbound,
     name: &FederationName,
 ) -> Result<(), DownError> {
     let folder = state.federation(name);
@@ -392,7 +396,7 @@ pub(super) async fn clean_up_stale(
         // It may have died before it wrote one.
         return Ok(folder.remove()?);
     };
-    for untold in end_stale(state, &folder, record).await? {
+    for untold in end_stale(state, inbound, &folder, record).await? {
         warn!("of an earlier federation {name}: {untold}");
     }
     Ok(())

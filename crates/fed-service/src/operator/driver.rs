@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::inbound::Inbound;
 use super::reach;
 use super::report::{Step, Untold};
 use super::scheduler;
@@ -62,6 +63,7 @@ impl From<String> for Trouble {
 #[derive(Clone, Debug)]
 pub(super) struct Driver {
     pub(super) state: OperatorState,
+    pub(super) inbound: Inbound,
     pub(super) identity: Arc<Identity>,
     pub(super) inventory: Arc<BTreeMap<SiteName, Site>>,
     pub(super) interpreter: Interpreter,
@@ -174,9 +176,14 @@ impl Driver {
             .get(&name)
             .ok_or_else(|| format!("no site is called {name}"))?;
         let text = |error: super::SiteError| error.to_string();
-        let client = SiteClient::connect(&self.state, name.clone(), site, &self.identity)
-            .await
-            .map_err(text)?;
+        let connected = SiteClient::connect(
+            &self.state,
+            &self.inbound,
+            name.clone(),
+            site,
+            &self.identity,
+        );
+        let client = connected.await.map_err(text)?;
         let description = client.describe().await.map_err(text)?;
         Ok(Outcome::Site(
             Box::new(client),

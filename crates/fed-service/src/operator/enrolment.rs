@@ -1,16 +1,19 @@
 //! Redeeming an invitation.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use fed_core::{Leases, NameError, SiteName};
-use fed_rpc::client::{self, ConnectError};
+use fed_rpc::client::ConnectError;
 use fed_rpc::possession::{self, Purpose};
 use fed_rpc::status::CallError;
 use fed_rpc::tls::Pins;
 use fed_rpc::{Invitation, v1};
 use thiserror::Error;
 
-use super::state::{OperatorState, Site};
+use super::inbound::Inbound;
+use super::site::reach;
+use super::state::{OperatorState, Site, Way};
 use crate::state::StateError;
 
 /// Why a site was not added.
@@ -30,10 +33,20 @@ pub enum EnrolError {
         /// Who invited.
         invited: SiteName,
     },
+    /// The agent dials, and nothing says where it finds this host.
+    #[error(
+        "the agent of {site} dials its operators ({}); say with --listen which port of this host that is, such as --listen [::]:4789", dials.join(", ")
+    )]
+    Where {
+        /// The site.
+        site: SiteName,
+        /// Whom it dials.
+        dials: Vec<String>,
+    },
     /// The agent could not be reached.
     #[error("{address}: {source}")]
     Connect {
-        /// The agent's address, from the invitation.
+        /// How the agent is reached, from the invitation.
         address: String,
         /// Why not.
         source: ConnectError,
@@ -41,7 +54,7 @@ pub enum EnrolError {
     /// The agent refused.
     #[error("{address}: {source}")]
     Call {
-        /// The agent's address, from the invitation.
+        /// How the agent is reached, from the invitation.
         address: String,
         /// Why.
         source: CallError,
@@ -54,7 +67,8 @@ pub enum EnrolError {
     State(#[from] StateError),
 }
 
-/// Redeems an invitation and records the site. Returns what was recorded.
+/// Redeems an invitation and records the site. Returns what was recorded. With `listen`
+/// (`address:port`) the agent is awaited there; without, as the invitation says.
 ///
 /// # Errors
 /// See [`EnrolError`]. The invitation is spent only if the agent accepted it.
@@ -63,6 +77,7 @@ pub async fn enrol(
     given: &SiteName,
     invitation: &Invitation,
     operator_name: &str,
+    listen: Option<&str>,
 ) -> Result<Site, EnrolError> {
     let invited: SiteName = invitation.site().parse()?;
     if invited != *given {
@@ -75,15 +90,12 @@ pub async fn enrol(
         return Err(EnrolError::Expired);
     }
     let identity = state.identity()?;
-    let address = invitation.address().to_owned();
-    let connected = client::connect_to_any(
-        &address,
-        invitation.identity(),
-        &Pins::new([invitation.agent()]),
-        Leases::CONNECT,
-    )
-    .await;
-    let mut connected = connected.map_err(|source| EnrolError::Connect {
+    let way = way(&invited, invitation, listen)?;
+    let address = way.to_string();
+    let pins = Pins::new([invitation.agent()]);
+    let inbound = Inbound::of(state);
+    let connected = reach(&inbound, &invited, &way, invitation.identity(), &pins).await;
+    let (mut connected, _) = connected.map_err(|source| EnrolError::Connect {
         address: address.clone(),
         source,
     })?;
@@ -100,10 +112,68 @@ pub async fn enrol(
         source: status.into(),
     })?;
     let site = Site {
-        address,
+        way,
         fingerprint: invitation.agent().to_string(),
         next: Some(enrolled.into_inner().next_fingerprint).filter(|next| !next.is_empty()),
     };
     state.add_site(invited, site.clone())?;
     Ok(site)
+}
+
+/// Who is to open connections: as the operator says, else as the invitation does.
+fn way(site: &SiteName, invitation: &Invitation, listen: Option<&str>) -> Result<Way, EnrolError> {
+    if let Some(listen) = listen {
+        return Ok(Way::Listen(listen.to_owned()));
+    }
+    if let Some(address) = invitation.address() {
+        return Ok(Way::Address(address.to_owned()));
+    }
+    let dials = invitation.dials();
+    let ports: BTreeSet<&str> = dials
+        .iter()
+        .filter_map(|address| Some(address.rsplit_once(':')?.1))
+        .collect();
+    match ports.first() {
+        Some(port) if ports.len() == 1 => Ok(Way::Listen(format!("[::]:{port}"))),
+        _ => Err(EnrolError::Where {
+            site: site.clone(),
+            dials: dials.to_vec(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fed_rpc::Identity;
+
+    use super::*;
+
+    fn invitation(address: Option<&str>, dials: &[&str]) -> Invitation {
+        let agent = Identity::generate("ecmwf").unwrap().fingerprint();
+        let dials: Vec<String> = dials.iter().map(ToString::to_string).collect();
+        Invitation::generate("ecmwf", address, &dials, agent, u64::MAX).unwrap()
+    }
+
+    #[test]
+    fn an_agent_is_awaited_where_it_dials() {
+        let site = "ecmwf".parse().unwrap();
+        let way = |address, dials: &[&str], listen| {
+            way(&site, &invitation(address, dials), listen).map(|way| way.to_string())
+        };
+        let address = Some("agent:4788");
+        assert_eq!(way(address, &[], None).unwrap(), "agent:4788");
+        assert_eq!(way(None, &["me:4789"], None).unwrap(), "dials [::]:4789");
+        let two = ["me:4789", "[2001:db8::1]:4789"];
+        assert_eq!(way(None, &two, None).unwrap(), "dials [::]:4789");
+        // It may be called: then it is.
+        assert_eq!(way(address, &["me:4789"], None).unwrap(), "agent:4788");
+        for (address, dials) in [(address, &two[..]), (address, &[]), (None, &two)] {
+            let asked = way(address, dials, Some("192.0.2.1:443")).unwrap();
+            assert_eq!(asked, "dials 192.0.2.1:443");
+        }
+        let error = way(None, &["me:4789", "other:4790"], None).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("me:4789, other:4790"), "{error}");
+        assert!(error.contains("--listen"), "{error}");
+    }
 }

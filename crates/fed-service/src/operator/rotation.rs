@@ -10,6 +10,7 @@ use fed_rpc::client::ConnectError;
 use fed_rpc::{Fingerprint, Identity};
 use thiserror::Error;
 
+use super::inbound::Inbound;
 use super::site::{SiteClient, SiteError};
 use super::state::{OperatorState, Site};
 use crate::state::{Lock, StateError};
@@ -57,10 +58,11 @@ pub async fn rotate(state: &OperatorState, keep: Duration) -> Result<Rotated, Ro
     let _lock = lock.ok_or(RotateError::Busy)?;
     let (old, new) = (state.identity()?, state.next_identity()?);
     let sites = state.sites()?;
+    let inbound = &Inbound::of(state);
     let tell = |(name, site): (&SiteName, &Site)| {
         let (name, site, old, new) = (name.clone(), site.clone(), old.clone(), new.clone());
         async move {
-            let told = tell(state, &name, &site, &old, &new).await;
+            let told = tell(state, inbound, &name, &site, &old, &new).await;
             told.err().map(|error| (name, error))
         }
     };
@@ -73,7 +75,7 @@ pub async fn rotate(state: &OperatorState, keep: Duration) -> Result<Rotated, Ro
     let finish = |(name, site): (&SiteName, &Site)| {
         let (name, site, new) = (name.clone(), site.clone(), new.clone());
         async move {
-            let connected = SiteClient::connect(state, name.clone(), &site, &new).await;
+            let connected = SiteClient::connect(state, inbound, name.clone(), &site, &new).await;
             let ended = match connected {
                 Ok(client) => client.rotate(&new, keep).await,
                 Err(error) => Err(error),
@@ -91,15 +93,16 @@ pub async fn rotate(state: &OperatorState, keep: Duration) -> Result<Rotated, Ro
 /// Has one site take the new key. One that was told before may have let go of the old one.
 async fn tell(
     state: &OperatorState,
+    inbound: &Inbound,
     name: &SiteName,
     site: &Site,
     old: &Identity,
     new: &Identity,
 ) -> Result<(), SiteError> {
-    match SiteClient::connect(state, name.clone(), site, old).await {
+    match SiteClient::connect(state, inbound, name.clone(), site, old).await {
         Ok(client) => client.rotate(new, AT_MOST).await,
         Err(refused @ SiteError::Connect(ConnectError::Refused { .. })) => {
-            let known = SiteClient::connect(state, name.clone(), site, new).await;
+            let known = SiteClient::connect(state, inbound, name.clone(), site, new).await;
             known.map(drop).map_err(|_| refused)
         }
         Err(error) => Err(error),

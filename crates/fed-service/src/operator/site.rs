@@ -9,6 +9,7 @@ use fed_core::{
 };
 use fed_rpc::client::{self, ConnectError};
 use fed_rpc::possession::{self, ChannelBinding, Purpose};
+use fed_rpc::reverse::{self, Awaited};
 use fed_rpc::status::{CallError, ENDED_HERE, Reason};
 use fed_rpc::tls::Pins;
 use fed_rpc::v1::{self, agent_client::AgentClient};
@@ -16,9 +17,10 @@ use fed_rpc::{Fingerprint, Identity};
 use thiserror::Error;
 use tonic::Request;
 use tonic::transport::Channel;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::state::{OperatorState, Site};
+use super::inbound::Inbound;
+use super::state::{OperatorState, Site, Way};
 use crate::convert::{self, Invalid};
 use crate::node::MeshReport;
 use crate::state::StateError;
@@ -77,11 +79,50 @@ impl SiteError {
     }
 }
 
+/// Connects to a site's agent, or has it connect; returns also the host where it is.
+pub(super) async fn reach(
+    inbound: &Inbound,
+    site: &SiteName,
+    way: &Way,
+    identity: &Identity,
+    pins: &Pins,
+) -> Result<(client::Connected, String), ConnectError> {
+    let listen = match way {
+        Way::Address(address) => {
+            let connected =
+                client::connect_to_any(address, identity, pins, Leases::CONNECT).await?;
+            let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+            return Ok((connected, host.to_owned()));
+        }
+        Way::Listen(listen) => listen.clone(),
+    };
+    let awaited = Awaited {
+        site: site.to_string(),
+        listen: listen.clone(),
+        agent: pins.clone(),
+        timeout: Leases::DIALLED,
+    };
+    let (inbound, name) = (inbound.clone(), site.clone());
+    let next = move || {
+        let (inbound, listen, name) = (inbound.clone(), listen.clone(), name.clone());
+        async move { inbound.caller(&listen, &name).await }
+    };
+    let name = site.clone();
+    let refused = move |error: &ConnectError| warn!(site = %name, %error, "connection refused");
+    let (connected, remote) = reverse::connect(awaited, identity, next, refused).await?;
+    let host = match remote.ip().to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    Ok((connected, host))
+}
+
 /// A connection to a site's agent. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct SiteClient {
     pub(super) name: SiteName,
-    address: String,
+    /// Where its agent is, as far as this host knows.
+    host: String,
     agent: AgentClient<Channel>,
     binding: ChannelBinding,
     pins: Pins,
@@ -93,6 +134,7 @@ impl SiteClient {
     /// then on that one is recorded.
     pub(super) async fn connect(
         state: &OperatorState,
+        inbound: &Inbound,
         name: SiteName,
         site: &Site,
         identity: &Identity,
@@ -100,13 +142,12 @@ impl SiteClient {
         let own: Fingerprint = site.fingerprint.parse()?;
         let next = site.next.as_deref().map(str::parse).transpose()?;
         let pins = Pins::new(std::iter::once(own).chain(next));
-        let connected =
-            client::connect_to_any(&site.address, identity, &pins, Leases::CONNECT).await;
+        let (connected, host) = reach(inbound, &name, &site.way, identity, &pins).await?;
         let client::Connected {
             agent,
             seen,
             binding,
-        } = connected?;
+        } = connected;
         if seen != own {
             let shown = seen.to_string();
             state.change_site(&name, |site| {
@@ -119,7 +160,7 @@ impl SiteClient {
         }
         Ok(Self {
             name,
-            address: site.address.clone(),
+            host,
             agent,
             binding,
             pins,
@@ -183,10 +224,7 @@ impl SiteClient {
         let reply = self.agent.clone().prepare(request).await?.into_inner();
         let port = u16::try_from(reply.udp_port)
             .map_err(|_| SiteError::Answer(format!("{} is no UDP port", reply.udp_port)))?;
-        let endpoint = self
-            .address
-            .rsplit_once(':')
-            .map(|(host, _)| format!("{host}:{port}"));
+        let endpoint = Some(format!("{}:{port}", self.host));
         let candidates = reply.addresses.iter().map(|address| {
             let address: IpAddr = address
                 .parse()

@@ -1,6 +1,7 @@
 //! What an operator keeps: an identity, the sites, and a folder for each federation.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use fed_core::{FederationId, FederationName, SiteName, nearest};
@@ -18,14 +19,76 @@ const IDENTITY: &str = "fed-operator";
 
 /// A site that this operator is enrolled at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Recorded", into = "Recorded")]
 pub struct Site {
-    /// `host:port` of its agent.
-    pub address: String,
+    /// How its agent and this operator come together.
+    pub way: Way,
     /// Fingerprint of its agent's key.
     pub fingerprint: String,
     /// Fingerprint of the key that its agent has announced.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+/// Who opens the connections between an operator and a site's agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The operator, to `host:port` of the agent.
+    Address(String),
+    /// The agent, to this address and port of the operator's host.
+    Listen(String),
+}
+
+/// A site as it is written.
+#[derive(Serialize, Deserialize)]
+struct Recorded {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    listen: Option<String>,
+    fingerprint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+impl TryFrom<Recorded> for Site {
+    type Error = &'static str;
+
+    fn try_from(recorded: Recorded) -> Result<Self, Self::Error> {
+        let way = match (recorded.address, recorded.listen) {
+            (Some(address), None) => Way::Address(address),
+            (None, Some(listen)) => Way::Listen(listen),
+            (Some(_), Some(_)) | (None, None) => return Err("a site has `address` or `listen`"),
+        };
+        Ok(Self {
+            way,
+            fingerprint: recorded.fingerprint,
+            next: recorded.next,
+        })
+    }
+}
+
+impl From<Site> for Recorded {
+    fn from(site: Site) -> Self {
+        let (address, listen) = match site.way {
+            Way::Address(address) => (Some(address), None),
+            Way::Listen(listen) => (None, Some(listen)),
+        };
+        Self {
+            address,
+            listen,
+            fingerprint: site.fingerprint,
+            next: site.next,
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => formatter.write_str(address),
+            Self::Listen(listen) => write!(formatter, "dials {listen}"),
+        }
+    }
 }
 
 /// Why a site could not be looked up or recorded.
@@ -286,7 +349,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = OperatorState::open(&folder.path().join("fed")).unwrap();
         let site = Site {
-            address: "agent:4788".into(),
+            way: Way::Address("agent:4788".into()),
             fingerprint: "SHA256:x".into(),
             next: None,
         };
@@ -353,6 +416,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_says_who_opens_connections() {
+        for (way, key) in [
+            (Way::Address("agent:4788".into()), "address"),
+            (Way::Listen("[::]:4789".into()), "listen"),
+        ] {
+            let site = Site {
+                way,
+                fingerprint: "SHA256:x".into(),
+                next: None,
+            };
+            let text = serde_json::to_string(&site).unwrap();
+            assert!(text.starts_with(&format!("{{\"{key}\":")), "{text}");
+            assert_eq!(serde_json::from_str::<Site>(&text).unwrap(), site);
+        }
+    }
+
+    #[test]
     fn changes_at_once_are_all_kept() {
         let folder = tempfile::tempdir().unwrap();
         let state = OperatorState::open(&folder.path().join("fed")).unwrap();
@@ -361,7 +441,7 @@ mod tests {
                 let state = &state;
                 scope.spawn(move || {
                     let site = Site {
-                        address: "agent:4788".into(),
+                        way: Way::Address("agent:4788".into()),
                         fingerprint: "SHA256:x".into(),
                         next: None,
                     };

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::client::{self, DownError};
 use super::driver::Driver;
+use super::inbound::Inbound;
 use super::owner::Operator;
 use super::report::{Progress, Untold, told_of};
 use super::state::{OperatorState, Record, SiteRecordError};
@@ -189,11 +190,12 @@ pub async fn up(
         fed_version: env!("CARGO_PKG_VERSION").to_owned(),
         python: inspection.environment.clone(),
     };
+    let inbound = Inbound::of(state);
     let lock = Lock::try_take(&folder.lock())?;
     let Some(lock) = lock else {
         return Err(UpError::taken(state, &request.name));
     };
-    let stale = client::clean_up_stale(state, &request.name).await;
+    let stale = client::clean_up_stale(state, &inbound, &request.name).await;
     stale.map_err(|source| UpError::Stale {
         name: request.name.clone(),
         source,
@@ -207,6 +209,7 @@ pub async fn up(
     let (outcomes, results) = mpsc::channel(QUEUE);
     let driver = Driver {
         state: state.clone(),
+        inbound,
         identity,
         inventory: Arc::new(inventory),
         interpreter: request.interpreter.resolved(&inspection),

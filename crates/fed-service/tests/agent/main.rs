@@ -43,10 +43,16 @@ impl Site {
         let path = folder.path().join("agent.toml");
         let text = "name = \"ecmwf\"\naddress = \"agent.example:4788\"\nlisten = \"127.0.0.1:0\"\n";
         std::fs::write(&path, text).unwrap();
-        let file = ConfigFile { path, state };
+        let file = ConfigFile {
+            path,
+            state,
+            dial: Vec::new(),
+        };
         let config = file.load().unwrap();
         let (ready, address) = oneshot::channel();
-        let running = agent::run(file, config.clone(), |address| ready.send(address).unwrap());
+        let running = agent::run(file, config.clone(), |address| {
+            ready.send(address.unwrap()).unwrap();
+        });
         let daemon = tokio::spawn(async move { running.await.unwrap() });
         Self {
             folder,

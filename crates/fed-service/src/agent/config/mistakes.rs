@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 use fed_core::{Destination, Leases};
-use fed_rpc::client::is_address;
+use fed_rpc::invitation::MAX_DIALS;
+use fed_rpc::is_address;
 
 use super::document::At;
 use super::{AgentConfig, OperatorTable, PoolConfig};
@@ -20,6 +21,7 @@ impl AgentConfig {
     /// The first mistake, if there is one.
     pub(super) fn first_mistake(&self) -> Option<Mistake> {
         self.mistake_of_host()
+            .or_else(|| self.mistake_of_dial())
             .or_else(|| self.mistake_of_reach())
             .or_else(|| self.mistake_of_pools())
             .or_else(|| self.mistake_of_policy())
@@ -31,19 +33,26 @@ impl AgentConfig {
             let problem = "\"operator\" is what fed calls the operator's host; choose another";
             return top("name", problem.to_owned());
         }
-        if !is_address(&self.address) {
+        if let Some(address) = self.address.as_ref().filter(|address| !is_address(address)) {
             let problem = format!(
-                "{:?} is not host:port; write it as operators reach this agent, such as \
-                 \"agent.site.example:4788\", and an IPv6 host in brackets",
-                self.address
+                "{address:?} is not host:port; write it as operators reach this agent, such as \
+                 \"agent.site.example:4788\", and an IPv6 host in brackets"
             );
             return top("address", problem);
         }
-        let listens = self.listen.rsplit_once(':');
-        if listens.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+        if self.address.is_none() && self.dial.is_empty() {
+            let problem = "is missing; it takes a text in quotes, such as \
+                           \"agent.site.example:4788\". Where this host accepts no connections, \
+                           name in `dial` the operators to be dialled instead";
+            return top("address", problem.to_owned());
+        }
+        if let Some(listen) = self
+            .listen
+            .as_ref()
+            .filter(|listen| !can_be_listened_at(listen))
+        {
             let problem = format!(
-                "{:?} is not address:port; write \"[::]:4788\" to listen on all addresses",
-                self.listen
+                "{listen:?} is not address:port; write \"[::]:4788\" to listen on all addresses"
             );
             return top("listen", problem);
         }
@@ -64,6 +73,20 @@ impl AgentConfig {
             .filter(|size| size.as_u64() < MIN_SCRATCH_BYTES)?;
         let problem = format!("{scratch} is too little; logs alone need \"64 MiB\"");
         top("scratch", problem)
+    }
+
+    fn mistake_of_dial(&self) -> Option<Mistake> {
+        if self.dial.len() > MAX_DIALS {
+            let problem = format!("{MAX_DIALS} operators at most are dialled");
+            return Some((vec![At::Key("dial")], problem));
+        }
+        let index = self.dial.iter().position(|address| !is_address(address))?;
+        let problem = format!(
+            "{:?} is not host:port; write it as this agent reaches the operator, such as \
+             \"operator.example:4789\", and an IPv6 host in brackets",
+            self.dial[index]
+        );
+        Some((vec![At::Key("dial"), At::Index(index)], problem))
     }
 
     fn mistake_of_reach(&self) -> Option<Mistake> {
@@ -113,6 +136,11 @@ impl AgentConfig {
                 Some((table.into_iter().chain(place).collect(), problem))
             })
     }
+}
+
+fn can_be_listened_at(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 /// What is wrong with whom a table is for.

@@ -63,7 +63,8 @@ const fn needed(name: &'static str, takes: Takes) -> Key {
 pub(super) const TOP: &[Key] = &[
     needed("name", Takes::SiteName),
     key("listen", Takes::Text("[::]:4788")),
-    needed("address", Takes::Text("agent.site.example:4788")),
+    key("address", Takes::Text("agent.site.example:4788")),
+    key("dial", Takes::Texts("operator.example:4789")),
     key("state", Takes::Text("/var/lib/fed-agent")),
     key("python", Takes::Text("/opt/fed/bin/python")),
     key("prologue", Takes::Script),

@@ -1,9 +1,27 @@
 //! What is read of an agent.toml, and how mistakes in it are told.
 
+use std::path::Path;
+
 use super::*;
 
+fn file(dial: &[&str]) -> ConfigFile {
+    ConfigFile {
+        path: PathBuf::from("/etc/fed/agent.toml"),
+        state: PathBuf::from("/var/lib/fed-agent"),
+        dial: dial.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The file at this path.
+fn at(path: &Path) -> ConfigFile {
+    ConfigFile {
+        path: path.to_owned(),
+        ..file(&[])
+    }
+}
+
 fn parse(text: &str) -> Result<AgentConfig, String> {
-    let parsed = AgentConfig::parse(text, Path::new("/var/lib/fed-agent"), Source::Flags);
+    let parsed = AgentConfig::parse(text, &file(&[]), Source::Flags);
     parsed.map_err(|wrong| format!("{}: {wrong}", wrong.line))
 }
 
@@ -180,15 +198,46 @@ fn mistakes_are_told_with_line_key_and_what_is_right() {
 }
 
 #[test]
+fn who_dials_listens_only_where_that_is_asked_for() {
+    let dials = "name = \"a\"\ndial = [\"operator.example:4789\"]\n";
+    assert_eq!(parse(dials).unwrap().listens_at(), None);
+    let both = parse(&format!("{dials}address = \"agent.example:4788\"\n")).unwrap();
+    assert_eq!(both.listens_at().as_deref(), Some("[::]:4788"));
+    let asked = parse(&format!("{dials}listen = \"[::1]:4799\"\n")).unwrap();
+    assert_eq!(asked.listens_at().as_deref(), Some("[::1]:4799"));
+    let small = parse(SMALL).unwrap();
+    assert_eq!(small.listens_at().as_deref(), Some("[::]:4788"));
+    let wrong = parse("name = \"a\"\ndial = [\"a:1\", \"nowhere\"]\n").unwrap_err();
+    assert!(
+        wrong.starts_with("2: dial: \"nowhere\" is not host:port"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn who_is_dialled_besides_is_dialled_once() {
+    let besides = file(&["one.example:4789", "two.example:4789"]);
+    for text in ["", "dial = [\"one.example:4789\"]\n"] {
+        let text = format!("name = \"a\"\n{text}");
+        let config = AgentConfig::parse(&text, &besides, Source::Flags);
+        assert_eq!(
+            config.map_err(|wrong| wrong.problem).unwrap().dial,
+            besides.dial
+        );
+    }
+}
+
+#[test]
 fn the_file_and_the_line_stand_first() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("agent.toml");
-    std::fs::write(&file, format!("{SMALL}pols = 1\n")).unwrap();
-    let error = AgentConfig::load(&file, Path::new("/state")).unwrap_err();
-    let expected = format!("{}:3: pols: ", file.display());
+    let path = folder.path().join("agent.toml");
+    let named = at(&path);
+    std::fs::write(&path, format!("{SMALL}pols = 1\n")).unwrap();
+    let error = named.load().unwrap_err();
+    let expected = format!("{}:3: pols: ", path.display());
     assert!(error.to_string().starts_with(&expected), "{error}");
-    std::fs::remove_file(&file).unwrap();
-    let error = AgentConfig::load(&file, Path::new("/state")).unwrap_err();
+    std::fs::remove_file(&path).unwrap();
+    let error = named.load().unwrap_err();
     assert!(
         error.to_string().contains("`fed agent init` writes one"),
         "{error}"
@@ -280,7 +329,7 @@ fn every_key_says_what_it_takes() {
         }
     }
     // A prologue takes any text.
-    assert_eq!(tried, 3 * 40 - 3);
+    assert_eq!(tried, 3 * 41 - 3);
 }
 
 #[test]
@@ -292,7 +341,7 @@ fn later_mistakes_find_their_line() {
          [[operator]]\nname = \"x\"\nprologue = \"module load python\"\n"
     );
     std::fs::write(&path, text).unwrap();
-    let config = AgentConfig::load(&path, Path::new("/state")).unwrap();
+    let config = at(&path).load().unwrap();
     let told = |places: Vec<Vec<At<'static>>>| {
         let places: Vec<_> = places.iter().map(|place| config.place(place)).collect();
         let path = path.display().to_string();

@@ -1,0 +1,127 @@
+//! The ports at which agents are awaited that dial: one for all commands of the operator.
+//!
+//! Whichever command comes first listens, and hands the others of this user, over a socket in the
+//! state folder, the connections that are for them: what it passes on there is TLS between the agent
+//! and the other command, which it cannot read. When it ends, another one listens.
+
+mod port;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fed_core::SiteName;
+use fed_rpc::reverse::Caller;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{Instant, sleep};
+
+use self::port::{Ask, Port};
+use super::state::OperatorState;
+use crate::control;
+
+/// How long whoever has the port may take to open its socket; after that it is another program.
+const NEIGHBOURLY: Duration = Duration::from_secs(3);
+/// How often it is looked whether the port is free.
+const POLL: Duration = Duration::from_millis(100);
+/// Longest line that a neighbour sends, in bytes.
+const MAX_LINE: u64 = 256;
+
+/// What one command listens at. Clones share it; the last one closes the ports.
+#[derive(Clone, Debug)]
+pub(super) struct Inbound {
+    folder: PathBuf,
+    ports: Arc<Mutex<BTreeMap<String, Port>>>,
+}
+
+impl Inbound {
+    pub(super) fn of(state: &OperatorState) -> Self {
+        Self {
+            folder: state.path().to_owned(),
+            ports: Arc::default(),
+        }
+    }
+
+    /// Waits for the next connection at `listen` of somebody who says that he is of this site.
+    ///
+    /// # Errors
+    /// If the port cannot be listened on, such as one that another program has.
+    pub(super) async fn caller(&self, listen: &str, site: &SiteName) -> io::Result<Caller> {
+        let socket = socket(&self.folder, listen);
+        let mut alone_since = Instant::now();
+        loop {
+            let taken = match self.own(listen, &socket, site).await {
+                Ok(Some(caller)) => return Ok(caller),
+                Ok(None) => continue,
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+                Err(error) => return Err(error),
+            };
+            match ask_neighbour(&socket, site).await {
+                Ok(Some(caller)) => return Ok(caller),
+                // It has ended, and this command is to listen now.
+                Ok(None) => alone_since = Instant::now(),
+                Err(_) if alone_since.elapsed() < NEIGHBOURLY => {}
+                Err(_) => return Err(taken),
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Waits at a port of this command, which is opened if need be. Nothing if it was closed.
+    async fn own(
+        &self,
+        listen: &str,
+        socket: &Path,
+        site: &SiteName,
+    ) -> io::Result<Option<Caller>> {
+        let asking = {
+            let mut ports = self.ports.lock().await;
+            match ports.get(listen) {
+                Some(port) if !port.asking.is_closed() => port.asking.clone(),
+                _ => {
+                    let port = Port::open(listen, socket).await?;
+                    let asking = port.asking.clone();
+                    ports.insert(listen.to_owned(), port);
+                    asking
+                }
+            }
+        };
+        let (answer, caller) = oneshot::channel();
+        let site = site.clone();
+        // It fails only when the port is closed, and then there is no answer.
+        let _ = asking.send(Ask { site, answer }).await;
+        Ok(caller.await.ok())
+    }
+}
+
+/// The socket of the command that listens there.
+fn socket(folder: &Path, listen: &str) -> PathBuf {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let name: String = listen.chars().map(plain).collect();
+    folder.join(format!("listen-{name}.sock"))
+}
+
+/// Waits for a connection that the command with this socket passes on. Nothing if it ends first.
+async fn ask_neighbour(socket: &Path, site: &SiteName) -> io::Result<Option<Caller>> {
+    let mut stream = BufReader::new(control::open(socket).await?);
+    stream.write_all(format!("{site}\n").as_bytes()).await?;
+    let Some(remote) = line(&mut stream).await? else {
+        return Ok(None);
+    };
+    let remote: SocketAddr = remote.parse().map_err(io::Error::other)?;
+    Ok(Some(Caller::new(remote, stream)))
+}
+
+/// Reads a line; nothing at the end.
+async fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<String>> {
+    let mut text = String::new();
+    stream.take(MAX_LINE).read_line(&mut text).await?;
+    Ok(text.strip_suffix('\n').map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests;

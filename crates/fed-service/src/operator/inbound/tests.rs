@@ -1,0 +1,139 @@
+//! Two commands of one operator, one port, and agents that dial it.
+
+use fed_core::Leases;
+use fed_rpc::client::ConnectError;
+use fed_rpc::reverse::{self, Awaited, DialError, DialLimits};
+use fed_rpc::server::TlsConn;
+use fed_rpc::tls::{self, Pins, Presented};
+use fed_rpc::{Fingerprint, Identity};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// An operator's state folder, a port of this host, and the operator's key.
+struct Operator {
+    _folder: tempfile::TempDir,
+    state: OperatorState,
+    listen: String,
+    identity: Identity,
+}
+
+async fn operator() -> Operator {
+    let folder = tempfile::tempdir().unwrap();
+    let state = OperatorState::open(&folder.path().join("fed")).unwrap();
+    // Free a moment ago, and not given out again soon.
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = free.local_addr().unwrap().to_string();
+    Operator {
+        _folder: folder,
+        state,
+        listen,
+        identity: Identity::generate("operator").unwrap(),
+    }
+}
+
+impl Operator {
+    /// Dials as the agent of `site` until the operator of this key calls.
+    fn dial(&self, site: &str, agent: &Identity) -> JoinHandle<TlsConn> {
+        let own = self.identity.fingerprint();
+        let admission = Arc::new(move |peer: &Fingerprint| *peer == own);
+        let config = tls::dialling_config(Arc::new(Presented::new(agent)), admission);
+        let (site, listen) = (site.to_owned(), self.listen.clone());
+        tokio::spawn(async move {
+            loop {
+                let limits = DialLimits::default();
+                match reverse::dial(&listen, &site, &config, limits).await {
+                    Ok(connection) => return connection,
+                    Err(DialError::Unreachable(_) | DialError::NotWanted) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+    }
+
+    /// Waits, as one command, for the agent of `site`; returns the key that it shows.
+    async fn wait(
+        &self,
+        inbound: &Inbound,
+        site: &str,
+        agent: &Identity,
+    ) -> Result<Fingerprint, ConnectError> {
+        let awaited = Awaited {
+            site: site.to_owned(),
+            listen: self.listen.clone(),
+            agent: Pins::new([agent.fingerprint()]),
+            timeout: Leases::DIALLED,
+        };
+        let (inbound, listen) = (inbound.clone(), self.listen.clone());
+        let name: SiteName = site.parse().unwrap();
+        let next = move || {
+            let (inbound, listen, name) = (inbound.clone(), listen.clone(), name.clone());
+            async move { inbound.caller(&listen, &name).await }
+        };
+        let connected = reverse::connect(awaited, &self.identity, next, |_| {}).await;
+        connected.map(|(connected, _)| connected.seen)
+    }
+}
+
+#[tokio::test]
+async fn commands_share_a_port_and_the_next_takes_it_over() {
+    let operator = operator().await;
+    let (first, second) = (Inbound::of(&operator.state), Inbound::of(&operator.state));
+    let agents = ["a", "b"].map(|name| Identity::generate(name).unwrap());
+    let [a, b] = &agents;
+    let calls = operator.dial("a", a);
+    let seen = operator.wait(&first, "a", a).await.unwrap();
+    assert_eq!(seen, a.fingerprint());
+    let connection = calls.await.unwrap();
+    assert_eq!(
+        connection.peer().fingerprint,
+        operator.identity.fingerprint()
+    );
+    // The first has the port; the second is handed what is its own, the same site's or another's.
+    for (site, agent) in [("a", a), ("b", b), ("b", b)] {
+        let calls = operator.dial(site, agent);
+        let seen = operator.wait(&second, site, agent).await.unwrap();
+        assert_eq!(seen, agent.fingerprint());
+        let peer = calls.await.unwrap().peer();
+        assert_eq!(peer.fingerprint, operator.identity.fingerprint());
+    }
+    // One that waits when the first ends goes on waiting, and listens itself.
+    let waiting = operator.wait(&second, "b", b);
+    let ending = async {
+        drop(first);
+        let calls = operator.dial("b", b);
+        calls.await.unwrap()
+    };
+    let (seen, connection) = tokio::join!(waiting, ending);
+    assert_eq!(seen.unwrap(), b.fingerprint());
+    drop(connection);
+    let socket = socket(operator.state.path(), &operator.listen);
+    assert!(socket.exists());
+    drop(second);
+    let gone = async {
+        while socket.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_port_of_another_program_is_told() {
+    let operator = operator().await;
+    let _other = tokio::net::TcpListener::bind(&operator.listen)
+        .await
+        .unwrap();
+    let inbound = Inbound::of(&operator.state);
+    let agent = Identity::generate("a").unwrap();
+    let error = operator.wait(&inbound, "a", &agent).await.unwrap_err();
+    assert!(
+        matches!(&error, ConnectError::Listen { source, .. }
+            if source.kind() == io::ErrorKind::AddrInUse),
+        "{error}"
+    );
+    assert!(error.to_string().contains("ss -ltnp"), "{error}");
+}
