@@ -27,6 +27,7 @@ pub(crate) fn command(folder: &Path) -> Command {
     command
         .current_dir(folder)
         .env("DASK_CONFIG", folder.join("dask-config"))
+        .env("DASK_TEMPORARY_DIRECTORY", folder)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .kill_on_drop(true);
     command
