@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask
 import dask.array as da
+import dask.dataframe as dd
 import numpy as np
+import pandas as pd
 import pytest
 from distributed import wait
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from fed.context import pinning
 from tests.python.inprocess import NORTH, SOUTH, pooled, pools_holding
@@ -74,3 +78,25 @@ async def test_a_graph_that_needs_what_was_fused_before(c: Any, s: Any, *workers
     values = np.arange(50 * CHUNKS, dtype="f8")
     expected = [values.sum(), (values**2).sum(), (values**2 + values).sum()]
     assert await c.gather(both) == expected
+
+
+def table(part: int) -> Any:
+    return pd.DataFrame({"k": np.arange(50) % 7, "x": np.arange(50) + part})
+
+
+@pooled(north=(1, 1), south=(1, 1))
+async def test_a_shuffle_keeps_its_tasks(c: Any, s: Any, *workers: Any) -> None:
+    with pinning(NORTH):
+        source = dd.from_map(table, range(CHUNKS), meta=table(0).iloc[:0])
+    inputs = {}
+
+    class Watch(SchedulerPlugin):
+        def transition(self, key: Any, start: str, *args: Any, **kwargs: Any) -> None:
+            if start == "processing" and "transfer" in str(key):
+                inputs[key] = len(s.tasks[key].dependencies)
+
+    s.add_plugin(Watch())
+    with dask.config.set({"dataframe.shuffle.method": "p2p"}):
+        moved = await c.compute(source.shuffle("k"))
+    assert len(moved) == 50 * CHUNKS
+    assert list(inputs.values()) == [1] * CHUNKS

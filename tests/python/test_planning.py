@@ -51,6 +51,16 @@ def test_the_smaller_input_travels() -> None:
     assert made.crossing == [[0, 0], [MB, 0]]
 
 
+def test_an_item_travels_and_not_the_tuple_that_holds_it() -> None:
+    north = [f"n{number}" for number in range(8)]
+    graph = {key: read(key, "north", 9 * MB) for key in north}
+    graph |= {"pair": task("pair", *north), "south": read("south", "south", 50 * MB)}
+    graph["item"] = Task("item", getitem, TaskRef("pair"), 1)
+    graph["both"] = task("both", "item", "south")
+    made = plan(graph)
+    assert [made.pool_of(key) for key in ("pair", "item", "both")] == ["north", "north", "south"]
+
+
 def test_what_is_held_in_both_pools_does_not_travel() -> None:
     graph = {"b": read("b", "south", MB), "c": task("c", "a", "b")}
     made = plan(graph, present={"a": {"north", "south"}}, present_bytes={"a": 9 * MB})

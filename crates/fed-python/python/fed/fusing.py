@@ -39,6 +39,7 @@ def fuse_chains(arrival: dask_private.Arrival, known: Collection[Any]) -> set[An
     graph = arrival.graph
     users = Counter(source for node in graph.values() for source in node.dependencies)
     kept = {*arrival.keys, *arrival.actors}
+    shuffled = _of_shuffles(graph)
     before = {}
     for key, node in graph.items():
         if len(node.dependencies) != 1 or key in known or key in arrival.actors:
@@ -46,7 +47,9 @@ def fuse_chains(arrival: dask_private.Arrival, known: Collection[Any]) -> set[An
         (source,) = node.dependencies
         if users[source] != 1 or source not in graph or source in known or source in kept:
             continue
-        if _may_join(graph, source, key) and _are_alike(arrival.by_type, source, key):
+        if shuffled & {source, key}:
+            continue
+        if _may_join(graph[source], node) and _are_alike(arrival.by_type, source, key):
             before[key] = source
     gone = set(before.values())
     for last in before.keys() - gone:
@@ -54,15 +57,21 @@ def fuse_chains(arrival: dask_private.Arrival, known: Collection[Any]) -> set[An
     return gone
 
 
-def _may_join(graph: Mapping[Any, Any], source: Any, key: Any) -> bool:
-    """Tell whether two nodes are tasks of a collection, and no part of a shuffle."""
-    if not (type(source) is type(key) is tuple):
+def _of_shuffles(graph: Mapping[Any, Any]) -> set[Any]:
+    """Return the keys of barriers, and of the tasks before and after them."""
+    barriers = {key for key, node in graph.items() if dask_private.is_barrier(node)}
+    if not barriers:
+        return barriers
+    before = {source for key in barriers for source in graph[key].dependencies}
+    after = {key for key, node in graph.items() if not barriers.isdisjoint(node.dependencies)}
+    return barriers | before | after
+
+
+def _may_join(*nodes: Any) -> bool:
+    """Tell whether two nodes are tasks of a collection that may be one."""
+    if not all(type(node.key) is tuple for node in nodes):
         return False  # of `delayed` or `submit`, whose tasks are as their author has cut them
-    nodes = graph[source], graph[key]
-    if any(dask_private.blocks_fusion(node) for node in nodes):
-        return False
-    near = (*nodes, *(graph.get(other) for node in nodes for other in node.dependencies))
-    return not any(dask_private.is_barrier(node) for node in near)
+    return not any(dask_private.blocks_fusion(node) for node in nodes)
 
 
 def _are_alike(by_type: Mapping[str, Mapping[Any, Any]], source: Any, key: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fed import _dask_private as dask_private
 from fed._native import _fed
+from fed.sizes import takes_item
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -176,6 +177,9 @@ def _measure(
                 nbytes[number] = moved
         else:
             nbytes.append(estimator.nbytes(key, node, sizes))
+            if len(sizes) == 1 and inputs[0] >= len(facts.present) and takes_item(node):
+                # Nobody returns a tuple of one. The others may be of no use, and not in the graph.
+                nbytes[inputs[0]] = max(nbytes[inputs[0]], 2 * nbytes[-1])
         indices.extend(inputs)
         indptr.append(len(indices))
     return nbytes, indptr, indices

@@ -237,9 +237,7 @@ class Estimator:
             if func.nbytes is not None:
                 return func.nbytes
             func = func.__wrapped__
-        if getattr(func, "__name__", "") == "getitem" and len(node.args) == 2:  # noqa: PLR2004
-            return self._bytes_of_slice(*node.args)
-        return None
+        return self._bytes_of_slice(*node.args) if _is_getitem(func, node) else None
 
     def _bytes_of_slice(self, source: Any, index: Any) -> int | None:
         """Return the bytes of a piece that is cut from a block, such as a rechunk or a halo is."""
@@ -255,6 +253,16 @@ class Estimator:
             len(range(*part.indices(length))) for part, length in zip(index, shape, strict=True)
         )
         return math.prod(lengths) * blocks.itemsize
+
+
+def takes_item(node: Any) -> bool:
+    """Tell whether a task takes one item out of a tuple."""
+    func = getattr(node, "func", None)
+    return _is_getitem(func, node) and isinstance(node.args[1], int)
+
+
+def _is_getitem(func: Any, node: Any) -> bool:
+    return getattr(func, "__name__", "") == "getitem" and len(node.args) == 2  # noqa: PLR2004
 
 
 def bytes_of_data(value: Any) -> int:
