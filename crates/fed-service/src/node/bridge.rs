@@ -16,6 +16,7 @@ use fed_core::MemberId;
 use fed_rpc::server::{self, HandshakeLimits, TlsConn};
 use fed_rpc::shares::Shares;
 use fed_rpc::{Fingerprint, Identity, PeerIdentity, tls};
+use futures::stream::FuturesUnordered;
 use futures::{SinkExt as _, StreamExt as _};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::ServerConfig;
@@ -31,6 +32,9 @@ use tracing::{debug, info, warn};
 
 /// How long a connection and its TLS handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after one address of a member the next is tried.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// How long after a vain attempt the next one is made.
 const RETRY: Duration = Duration::from_secs(15);
@@ -211,28 +215,39 @@ type Dialled = (
     SocketAddr,
 );
 
-/// Connects to the first of the addresses that answers.
+/// Connects to the first of the addresses that answers. Each is tried a little after the one before
+/// it, as in RFC 8305: one at which nothing answers keeps nobody waiting.
 async fn open(connector: &TlsConnector, targets: &[SocketAddr], port: u16) -> io::Result<Dialled> {
+    let mut attempts: FuturesUnordered<_> = (0..)
+        .zip(targets)
+        .map(|(number, target)| async move {
+            tokio::time::sleep(STAGGER * number).await;
+            timeout(PATIENCE, connect(connector, *target)).await?
+        })
+        .collect();
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address is known");
-    for target in targets {
-        let connecting = async {
-            let stream = TcpStream::connect(target).await?;
-            stream.set_nodelay(true)?;
-            notice_death(&stream)?;
-            // The key is pinned; the name is neither sent nor looked at.
-            let name = ServerName::IpAddress(target.ip().into());
-            connector.connect(name, stream).await
-        };
-        match timeout(PATIENCE, connecting).await {
-            Ok(Ok(stream)) => {
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(stream) => {
                 let (udp, address) = loopback(port).await?;
                 return Ok((stream, udp, address));
             }
-            Ok(Err(error)) => last = error,
-            Err(late) => last = late.into(),
+            Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+async fn connect(
+    connector: &TlsConnector,
+    target: SocketAddr,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(target).await?;
+    stream.set_nodelay(true)?;
+    notice_death(&stream)?;
+    // The key is pinned; the name is neither sent nor looked at.
+    let name = ServerName::IpAddress(target.ip().into());
+    connector.connect(name, stream).await
 }
 
 /// Has the system notice when the other end is gone without a word; connections that a listener
@@ -342,6 +357,19 @@ mod tests {
     fn dial(from: &Node, to: &Node) {
         let key = to.bridges.fingerprint();
         from.bridges.dial(MemberId::OPERATOR, key, vec![to.address]);
+    }
+
+    #[tokio::test]
+    async fn addresses_at_which_nothing_answers_keep_nobody_waiting() {
+        let (a, b) = (node().await, node().await);
+        b.bridges.admit([a.bridges.fingerprint()].into());
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // One after the other they would take longer than `until` waits.
+        let mut targets = vec![silent.local_addr().unwrap(); 7];
+        targets.push(b.address);
+        let key = b.bridges.fingerprint();
+        a.bridges.dial(MemberId::OPERATOR, key, targets);
+        until(|| (!a.bridges.open().is_empty()).then_some(())).await;
     }
 
     #[tokio::test]
