@@ -156,6 +156,9 @@ pub enum CallError {
     /// The connection was lost and could not be made again; the text says why.
     #[error("{0}")]
     Connection(String),
+    /// The connection was lost, and the agent turned the caller's key away when it was made again.
+    #[error("{0}")]
+    Unenrolled(String),
     /// The connection broke during the call, or the agent ended. The call may have been carried
     /// out; calls are idempotent, so make it again.
     #[error("the connection to the agent broke during the call: {message}; try again")]
@@ -193,7 +196,13 @@ impl From<Status> for CallError {
         }
         if let Some(error) = chain(&status).find_map(|cause| cause.downcast_ref::<ConnectError>()) {
             let whole: Vec<String> = chain(error).map(ToString::to_string).collect();
-            return Self::Connection(whole.join(": "));
+            let whole = whole.join(": ");
+            let is_refused = matches!(error, ConnectError::Refused { .. });
+            return if is_refused {
+                Self::Unenrolled(whole)
+            } else {
+                Self::Connection(whole)
+            };
         }
         let code = status.code();
         let from_transport = status.source().is_some();

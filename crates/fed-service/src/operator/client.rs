@@ -379,9 +379,11 @@ async fn leave(
     identity: &Identity,
     id: FederationId,
 ) -> Result<(), String> {
-    let client = SiteClient::connect(state, inbound, name.clone(), site, identity).await;
-    let client = client.map_err(|error| error.to_string())?;
-    client.leave(id).await.map_err(|error| error.to_string())
+    match SiteClient::connect(state, inbound, name.clone(), site, identity).await {
+        Ok(client) => client.leave(id).await.map_err(|error| error.to_string()),
+        Err(error) if error.is_dismissal() => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Makes room for a new federation of this name. Whoever calls this holds the lock, so that the

@@ -77,6 +77,16 @@ impl SiteError {
             | Self::Answer(_) => None,
         }
     }
+
+    /// Whether the site has removed this operator, which has ended all that they ran there.
+    pub(super) fn is_dismissal(&self) -> bool {
+        match self {
+            Self::Connect(error) => matches!(error, ConnectError::Refused { .. }),
+            Self::Call(CallError::Refused(refusal)) => refusal.reason == Reason::NotAllowed,
+            Self::Call(CallError::Unenrolled(_)) => true,
+            Self::Fingerprint(_) | Self::Call(_) | Self::State(_) | Self::Answer(_) => false,
+        }
+    }
 }
 
 /// Connects to a site's agent, or has it connect; returns also the host where it is.
@@ -326,13 +336,22 @@ impl SiteClient {
         self.learn(&reply.next_fingerprint)
     }
 
+    /// Ends a federation there. One whose operator the site has removed has ended already.
     pub(super) async fn leave(&self, id: FederationId) -> Result<(), SiteError> {
         let mut request = Request::new(v1::LeaveRequest {
             federation: id.to_string(),
         });
         request.set_timeout(Leases::LEAVE);
-        self.agent.clone().leave(request).await?;
-        Ok(())
+        match self
+            .agent
+            .clone()
+            .leave(request)
+            .await
+            .map_err(SiteError::from)
+        {
+            Err(error) if !error.is_dismissal() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 }
 
