@@ -14,6 +14,7 @@ from distributed import wait
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from fed.context import pinning
+from fed.errors import PoolConflictError, StalePinError
 from tests.python.inprocess import NORTH, SOUTH, pooled, pools_holding
 
 CHUNKS = 8
@@ -100,3 +101,34 @@ async def test_a_shuffle_keeps_its_tasks(c: Any, s: Any, *workers: Any) -> None:
         moved = await c.compute(source.shuffle("k"))
     assert len(moved) == 50 * CHUNKS
     assert list(inputs.values()) == [1] * CHUNKS
+
+
+def elsewhere(block_info: Any = None) -> Any:
+    return 1000 * block(block_info)
+
+
+def readings(read: Any) -> da.Array:
+    return da.map_blocks(read, chunks=((50,) * CHUNKS,), dtype="f8", name="same")
+
+
+@pooled(north=(1, 1), south=(1, 1))
+async def test_a_fused_read_cannot_get_another_pin(c: Any, s: Any, *workers: Any) -> None:
+    with dask.annotate(resources={"pool-north": 1}):
+        total = c.compute(readings(block).sum())
+    assert await total == EXPECTED
+    with dask.annotate(resources={"pool-south": 1}):
+        again = c.compute(readings(elsewhere).sum())
+    with pytest.raises(PoolConflictError):
+        await again
+
+
+@pooled(north=(1, 1), south=(1, 1))
+async def test_a_fused_read_cannot_be_pinned_later(c: Any, s: Any, *workers: Any) -> None:
+    beside = array(NORTH, "beside")
+    held = c.persist(readings(block)[::2] + beside[::2])
+    await wait(held)
+    with dask.annotate(resources={"pool-south": 1}):
+        pinned = readings(elsewhere)
+    again = c.compute((pinned[::2] + beside[::2]).sum())
+    with pytest.raises(StalePinError):
+        await again

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 import distributed
-from dask.utils import key_split
 
 from fed import _dask_private as dask_private
 from fed.counters import PoolCounters
-from fed.errors import StalePinError
 from fed.explaining import Explainer
 from fed.lapses import heed_lapses
 from fed.learning import Learner
@@ -25,6 +23,7 @@ from fed.ledger import OPERATION, Ledger
 from fed.links import LINKS_VARIABLE, Links
 from fed.listing import list_workers
 from fed.names import pools_in, resource_of
+from fed.pins import pin_node
 from fed.placement import Placer, free, is_placed
 from fed.probing import Prober
 from fed.queueing import Pace, queue_by_pool
@@ -33,7 +32,7 @@ from fed.residency import Residency
 from fed.shuffles import confine_shuffles
 from fed.spreading import spread_loads
 from fed.stealing import confine_stealing
-from fed.submission import Submission, conflict
+from fed.submission import Submission, conflict, stale_pin
 from fed.topology import Topology
 from fed.transfers import reckon_with_links
 from fed.vacancies import Vacancies, timeout_from_environment
@@ -187,9 +186,16 @@ def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:
             _check_place(task, pool)
     for task, pool in earlier:
         if task.run_spec is not None and task.state not in {"processing", "memory"}:
-            task.run_spec = submission.graph[task.key]
+            task.run_spec = _pinned_spec(task, submission.graph[task.key], pool)
         task.resource_restrictions = {**(task.resource_restrictions or {}), resource_of(pool): 0}
     return [task.key for task, _ in earlier if task.state == "queued"]
+
+
+def _pinned_spec(task: TaskState, node: Any, pool: str) -> Any:
+    """Return what a task runs, with its pin; its inputs stay those that the scheduler knows."""
+    if node.dependencies == {source.key for source in task.dependencies}:
+        return node
+    return pin_node(task.run_spec, pool)  # it was fused, or given a relay
 
 
 def _check_place(task: TaskState, pool: str) -> None:
@@ -198,12 +204,4 @@ def _check_place(task: TaskState, pool: str) -> None:
     if not elsewhere:
         return
     ran_in = ", ".join(sorted({p for w in elsewhere for p in pools_in(w.resources)})) or "no pool"
-    raise StalePinError(
-        f"task {task.key!r} is now pinned to pool {pool!r}, but was submitted before without a"
-        f" pin, and ran in {ran_in}: its result may be made of other data. Release the futures"
-        f" and persisted objects of {key_split(task.key)!r}, then submit again, or give the"
-        " pinned one another name.",
-        task=task.key,
-        pool=pool,
-        ran_in=ran_in,
-    )
+    raise stale_pin(task.key, pool, ran_in)

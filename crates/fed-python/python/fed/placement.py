@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from fed import _dask_private as dask_private
 from fed.fusing import fuse_chains
 from fed.names import PLACED, pools_in, resource_of, without_pools
+from fed.pins import find_pools
 from fed.planning import Facts, Plan, make_plan
 from fed.relays import insert_relays, is_relay
 from fed.sizes import UNKNOWN_ROOT, Blocks, Estimator, Learned, blocks_of_layers
+from fed.submission import conflict, stale_pin
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -91,7 +93,7 @@ class Placer:
             None if nothing in the graph has to do with pools.
         """
         if self.relays or self.has_fused:
-            self._adopt(arrival)
+            self._adopt(arrival, pins)
         # With one pool there is nothing to choose.
         plan = self.plan(arrival, pins) if len(self.topology.names()) > 1 else None
         if plan is None:
@@ -233,10 +235,15 @@ class Placer:
                 ]
         return found
 
-    def _adopt(self, arrival: dask_private.Arrival) -> None:
+    def _adopt(self, arrival: dask_private.Arrival, pins: Mapping[Any, str]) -> None:
         """Use the relays, and what was fused, of tasks that an earlier graph had too.
 
         Dask would take a task that comes back with other dependencies for another one.
+
+        Raises
+        ------
+        PoolConflictError, StalePinError
+            If something that was fused into one of them has another pin by now.
         """
         tasks = self.scheduler.tasks
         for key, node in list(arrival.graph.items()):
@@ -247,11 +254,25 @@ class Placer:
             if sources.keys() == node.dependencies:
                 continue
             if any(map(is_relay, sources)) or dask_private.is_fused(task.run_spec):
+                _check_pins(task, pins)
                 arrival.graph[key] = task.run_spec
                 for name, source in sources.items():
                     if name not in arrival.graph and source.run_spec is not None:
                         arrival.graph[name] = source.run_spec
                         arrival.order[name] = arrival.order.get(key, 0) - 0.5
+
+
+def _check_pins(task: TaskState, pins: Mapping[Any, str]) -> None:
+    """Refuse a fused task whose parts have other pins by now."""
+    for key, node in dask_private.nodes_inside(task.run_spec):
+        pool = pins.get(key)
+        if pool is None:
+            continue
+        if before := find_pools(node):
+            if before != {pool}:
+                raise conflict(key, before | {pool})
+        elif (ran_in := pools_in(task.resource_restrictions)) != {pool}:
+            raise stale_pin(key, pool, ", ".join(sorted(ran_in)) or "no pool")
 
 
 def _needed(graph: dict[Any, Any], keys: Iterable[Any], present: Collection[Any]) -> dict[Any, Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fed.errors import PoolConflictError
+from dask.utils import key_split
+
+from fed.errors import PoolConflictError, StalePinError
 from fed.names import ANNOTATION, check_pool, pools_in, resource_of, without_pools
 from fed.pins import find_pools, pin_node
 
@@ -123,4 +125,17 @@ def conflict(key: Any, pools: frozenset[str]) -> PoolConflictError:
         " (persist one of the two first, or leave optimisation to the federation's scheduler).",
         task=key,
         pools=names,
+    )
+
+
+def stale_pin(key: Any, pool: str, ran_in: str) -> StalePinError:
+    """Return the error that refuses a pin on what has run somewhere else."""
+    return StalePinError(
+        f"task {key!r} is now pinned to pool {pool!r}, but was submitted before without a"
+        f" pin, and ran in {ran_in}: its result may be made of other data. Release the futures"
+        f" and persisted objects of {key_split(key)!r}, then submit again, or give the"
+        " pinned one another name.",
+        task=key,
+        pool=pool,
+        ran_in=ran_in,
     )

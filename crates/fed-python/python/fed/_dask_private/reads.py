@@ -158,6 +158,8 @@ def _pinned_read(read: Any, pin: Pin) -> Any:
     known = {name: value for name, value in read._dataset_info.items() if name != "ds"}
     operands = dict(zip(read._parameters, read.operands, strict=True))
     operands |= {"_dataset_info_cache": known, PIN: pin}
+    if isinstance(read, ReadParquetPyarrowFS):
+        operands["filesystem"] = read.fs  # of its name it is made again, which may ask the store
     kind: Any = type(read)
     kind = _pinned_kind(kind)
     return kind(*(operands[name] for name in kind._parameters))

@@ -17,7 +17,7 @@ from dask._task_spec import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = [
     "Alias",
@@ -43,9 +43,17 @@ def subgraph_of(task: Any) -> Mapping[Any, Any] | None:
     return None
 
 
+def nodes_inside(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the key and the node of everything that was fused into a node."""
+    inside = subgraph_of(node) if isinstance(node, Task) else None
+    for key, inner in (inside or {}).items():
+        yield key, inner
+        yield from nodes_inside(inner)
+
+
 def blocks_fusion(node: Any) -> bool:
-    """Tell whether a node must stay a task of its own."""
-    return bool(getattr(node, "block_fusion", False))
+    """Tell whether a node must stay a task of its own; a worker awaits no coroutine in another."""
+    return bool(getattr(node, "block_fusion", False) or getattr(node, "is_coro", False))
 
 
 def fuse(nodes: list[Any]) -> Any:
