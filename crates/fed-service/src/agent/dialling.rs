@@ -99,14 +99,16 @@ impl Dialling {
     }
 
     fn tell_why(&self, address: &str, error: &DialError, is_new: bool) {
+        if let DialError::Stranger { seen, remote } = error {
+            self.audit.refused(*remote, seen, &self.roster.past(seen));
+        }
         if !is_new {
             return debug!(address, %error, "dialled in vain");
         }
         let again = Leases::REDIAL.as_secs();
         match error {
-            DialError::Stranger { seen, remote } => {
+            DialError::Stranger { seen, .. } => {
                 let who = self.roster.past(seen);
-                self.audit.refused(*remote, seen, &who);
                 warn!(address, who, %error, "dialled in vain; tried again every {again} s");
             }
             DialError::Refused(_) | DialError::Protocol(_) | DialError::Address { .. } => {

@@ -356,19 +356,18 @@ async fn end_stale(
 ) -> Result<Vec<Untold>, DownError> {
     let identity = state.identity()?;
     let sites = state.sites()?;
-    let mut untold = Vec::new();
-    for site in record.sites {
+    let told = record.sites.into_iter().map(async |site| {
         let left = match sites.get(&site) {
             None => Err("it is not enrolled any more".to_owned()),
             Some(known) => leave(state, inbound, &site, known, &identity, record.id).await,
         };
-        if let Err(problem) = left {
-            let lease = Duration::from_secs(record.lease_seconds);
-            untold.push(Untold::now(site, problem, lease));
-        }
-    }
+        let lease = Duration::from_secs(record.lease_seconds);
+        left.err().map(|problem| Untold::now(site, problem, lease))
+    });
+    // All at once: each that is away is waited for.
+    let told = futures::future::join_all(told).await;
     folder.remove()?;
-    Ok(untold)
+    Ok(told.into_iter().flatten().collect())
 }
 
 async fn leave(

@@ -331,8 +331,10 @@ impl SiteClient {
         let mut request = timed(v1::RenewRequest {
             federation: id.to_string(),
         });
-        request.set_timeout(patience.min(Leases::CALL));
-        let reply = self.agent.clone().renew(request).await?.into_inner();
+        let patience = patience.min(Leases::CALL);
+        request.set_timeout(patience);
+        let mut agent = self.agent.clone();
+        let reply = within(patience, agent.renew(request)).await?.into_inner();
         self.learn(&reply.next_fingerprint)
     }
 
@@ -342,16 +344,26 @@ impl SiteClient {
             federation: id.to_string(),
         });
         request.set_timeout(Leases::LEAVE);
-        match self
-            .agent
-            .clone()
-            .leave(request)
-            .await
-            .map_err(SiteError::from)
-        {
+        let mut agent = self.agent.clone();
+        let left = within(Leases::LEAVE + Leases::DIALLED, agent.leave(request)).await;
+        match left {
             Err(error) if !error.is_dismissal() => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+}
+
+/// Waits for a call this long, the time in which the connection is made again included: a call's
+/// own timeout begins only then, and calls that wait for a connection wait one after another.
+async fn within<T>(
+    patience: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<tonic::Response<T>, SiteError> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(SiteError::Call(CallError::Deadline {
+            message: format!("no connection and no answer in {} s", patience.as_secs()),
+        })),
     }
 }
 

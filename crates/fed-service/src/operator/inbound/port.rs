@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::line;
-use crate::control;
+use crate::{control, descriptors};
 
 /// How long a connection is kept for which nobody waits: an agent waits longer for the first word.
 const KEPT: Duration = Duration::from_secs(45);
@@ -26,6 +26,8 @@ const KEPT: Duration = Duration::from_secs(45);
 const ROUND: Duration = Duration::from_secs(5);
 /// Questions that may wait.
 const QUEUE: usize = 16;
+/// Connections that are passed on or turned away at a time.
+const SERVED_MAX: usize = 128;
 
 /// Somebody who waits for the next connection of a site.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub(super) struct Port {
 impl Port {
     /// Listens at `listen` for agents, and at `socket` for other commands of this user.
     pub(super) async fn open(listen: &str, socket: &Path) -> io::Result<Self> {
+        descriptors::raise();
         let listener = bind(listen).await?;
         let neighbours = control::bind(socket)?;
         info!(listen, "listening for agents that dial");
@@ -123,7 +126,10 @@ impl Switchboard {
             };
             for caller in unwanted {
                 debug!(remote = %caller.remote(), "nobody waits for it");
-                self.served.spawn(caller.turn_away());
+                // Of very many at a time some are dropped without a word.
+                if self.served.len() < SERVED_MAX {
+                    self.served.spawn(caller.turn_away());
+                }
             }
         }
     }
