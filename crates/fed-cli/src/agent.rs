@@ -173,10 +173,13 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn init(arguments: &Init) -> anyhow::Result<()> {
     let file = arguments.config.file()?;
-    let draft = arguments.draft()?;
+    let mut draft = arguments.draft()?;
     if !file.path.exists() {
-        let (text, config) = draft.text(&file)?;
-        runtime()?.block_on(agent::check(&config))?;
+        let (_, config) = draft.text(&file)?;
+        let fitness = runtime()?.block_on(agent::check(&config))?;
+        // By its path: the agent may be started with another $PATH, or outside an environment.
+        draft.python.get_or_insert(fitness.executable);
+        let (text, _) = draft.text(&file)?;
         agent::write(&file, &text)?;
         console::note(&format!("wrote {}", file.path.display()));
     }

@@ -60,7 +60,9 @@ pub enum SetupError {
 /// What workers find on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fitness {
-    /// Version of the workers' Python.
+    /// The workers' Python, by its own path.
+    pub executable: String,
+    /// Its version.
     pub python: String,
     /// Version of `distributed` there.
     pub distributed: String,
@@ -84,6 +86,7 @@ pub async fn check(config: &AgentConfig) -> Result<Fitness, SetupError> {
     let own = own.expect("a site has an interpreter of its own");
     Ok(Fitness {
         distributed: package(own, "distributed")?,
+        executable: own.inspection.environment.executable.clone(),
         python: own.inspection.environment.version.clone(),
         warnings: site
             .overcommitted()

@@ -57,6 +57,12 @@ impl Site {
                 Ok(inspection) => inspection,
                 Err(source) => return Err(AgentError::Python { place, source }),
             };
+            for package in ["dask", "distributed"] {
+                if !inspection.environment.packages.contains_key(package) {
+                    let python = &interpreter.python;
+                    warn!("{place}: {python} has no {package}, so that no worker can start");
+                }
+            }
             let host = Arc::new(host(config, &folders, &interpreter, &inspection)?);
             hosts.push(Known {
                 place,
