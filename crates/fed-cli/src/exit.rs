@@ -172,6 +172,7 @@ fn of_roster(error: &RosterError) -> u8 {
         | RosterError::Taken
         | RosterError::OtherName { .. }
         | RosterError::Replaced { .. }
+        | RosterError::Removed { .. }
         | RosterError::State(_) => FAILED,
     }
 }

@@ -1,7 +1,7 @@
 //! Between the messages of the control plane and the types of the core. What a peer sent is
 //! checked here, once.
 
-use fed_core::{Member, MemberId, Peer, PoolOffer, PythonEnvironment, SiteDescription};
+use fed_core::{Member, MemberId, Peer, PoolName, PoolOffer, PythonEnvironment, SiteDescription};
 use fed_rpc::v1;
 
 use crate::node::{MeshReport, PeerReport};
@@ -32,6 +32,22 @@ pub(crate) fn member_id(field: &'static str, number: u32) -> Result<MemberId, In
         field,
         problem: error.to_string(),
     })
+}
+
+/// Takes numbers of workers, one for each pool that is named.
+pub(crate) fn pool_sizes(sizes: Vec<v1::PoolSize>) -> Result<Vec<(PoolName, u32)>, Invalid> {
+    let mut pools: Vec<(PoolName, u32)> = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        let pool: PoolName = parse("pool", &size.pool)?;
+        if pools.iter().any(|(other, _)| *other == pool) {
+            return Err(Invalid {
+                field: "pools",
+                problem: format!("{pool} is named twice; name each pool once"),
+            });
+        }
+        pools.push((pool, size.workers));
+    }
+    Ok(pools)
 }
 
 pub(crate) fn description_to_wire(description: SiteDescription) -> v1::DescribeReply {
@@ -194,5 +210,26 @@ fn peer(peer: v1::PeerState) -> PeerReport {
         received_packets: peer.received_packets,
         sent_packets: peer.sent_packets,
         drops: peer.drops.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_has_one_size() {
+        let size = |pool: &str, workers| v1::PoolSize {
+            pool: pool.to_owned(),
+            workers,
+        };
+        let sizes = pool_sizes(vec![size("hot", 1), size("cold", 2)]).unwrap();
+        let sizes: Vec<_> = sizes.iter().map(|(pool, n)| (pool.as_str(), *n)).collect();
+        assert_eq!(sizes, [("hot", 1), ("cold", 2)]);
+        let twice = pool_sizes(vec![size("hot", 4), size("cold", 1), size("hot", 0)]);
+        assert_eq!(
+            twice.unwrap_err().to_string(),
+            "field pools: hot is named twice; name each pool once"
+        );
     }
 }

@@ -14,7 +14,7 @@ use fed_rpc::tls::Admission;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::state::{self, StateError};
+use crate::state::{self, Lock, StateError};
 
 /// How long it is remembered whose a key was that counts no more, for the log.
 const MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -55,6 +55,12 @@ impl Operator {
     /// What stays the same whatever key they use: federations belong to it.
     pub fn id(&self) -> &str {
         self.first.as_deref().unwrap_or(&self.fingerprint)
+    }
+
+    fn replaced(&self) -> RosterError {
+        RosterError::Replaced {
+            operator: self.name.clone(),
+        }
     }
 }
 
@@ -119,6 +125,12 @@ pub enum RosterError {
         /// Whose it was.
         operator: String,
     },
+    /// The operator was removed while the call was under way.
+    #[error("the site has removed {operator}; ask it for an invitation (`fed agent invite`)")]
+    Removed {
+        /// Who has been removed.
+        operator: String,
+    },
     /// Nobody is called so.
     #[error("no operator is called {given}{}; `fed agent operators` lists them", .nearest.as_ref().map(|name| format!(" (did you mean {name}?)")).unwrap_or_default())]
     Unknown {
@@ -143,6 +155,8 @@ pub struct Roster {
     operators: PathBuf,
     invitations: PathBuf,
     past: PathBuf,
+    /// Held by whoever changes which keys count: the agent, or a command beside it.
+    lock: PathBuf,
 }
 
 impl Roster {
@@ -155,6 +169,7 @@ impl Roster {
             operators: state.join("operators"),
             invitations: state.join("invitations"),
             past: state.join("past-keys"),
+            lock: state.join("roster.lock"),
         };
         for folder in [&roster.operators, &roster.invitations, &roster.past] {
             state::private_folder(folder)?;
@@ -200,6 +215,7 @@ impl Roster {
     /// # Errors
     /// [`RosterError::Unknown`], [`RosterError::Ambiguous`], or if a file cannot be changed.
     pub fn remove(&self, given: &str) -> Result<Vec<Operator>, RosterError> {
+        let _lock = Lock::take(&self.lock)?;
         let operators = self.operators()?;
         let meant = |operator: &&Operator| operator.name == given || operator.fingerprint == given;
         let ids: BTreeSet<&str> = operators.iter().filter(meant).map(Operator::id).collect();
@@ -241,6 +257,7 @@ impl Roster {
         operator: &Fingerprint,
         name: &str,
     ) -> Result<Operator, RosterError> {
+        let _lock = Lock::take(&self.lock)?;
         let pending = self.pending(invitation).ok_or(RosterError::Spent)?;
         let path = file(&self.operators, operator);
         let known = state::read_json::<Operator>(&path)?;
@@ -275,11 +292,8 @@ impl Roster {
         known: Option<&Operator>,
         invited: Option<&str>,
     ) -> Result<(), RosterError> {
-        let replaced = |operator: &Operator| RosterError::Replaced {
-            operator: operator.name.clone(),
-        };
         match (known, invited) {
-            (Some(known), _) if known.until.is_some() => Err(replaced(known)),
+            (Some(known), _) if known.until.is_some() => Err(known.replaced()),
             (Some(known), Some(invited)) if known.name != invited => Err(RosterError::OtherName {
                 enrolled: known.name.clone(),
                 invited: invited.to_owned(),
@@ -290,29 +304,40 @@ impl Roster {
             (None, _) => {
                 let (key, operators) = (key.to_string(), self.operators()?);
                 let successor = operators.iter().find(|operator| operator.id() == key);
-                successor.map_or(Ok(()), |operator| Err(replaced(operator)))
+                successor.map_or(Ok(()), |operator| Err(operator.replaced()))
             }
         }
     }
 
     /// Lets an operator call with this key; their others count until `until` (seconds since 1970)
     /// at most.
+    ///
+    /// A caller whose key was replaced can only name the key that counts in its place, as one does
+    /// that was cut off before it had the answer: an old key neither makes a new one nor lasts.
     pub(super) fn rotate(
         &self,
         operator: &Operator,
         new: &Fingerprint,
         until: u64,
     ) -> Result<(), RosterError> {
+        let _lock = Lock::take(&self.lock)?;
+        // The caller's role was read without the lock.
+        let operator = &self.still(operator)?;
         let known = state::read_json::<Operator>(&file(&self.operators, new))?;
         // A key by which another operator still goes is that one's, even after it was replaced.
         let goes_by_it = |other: &Operator| other.id() == new.to_string();
         let others = self.operators()?.into_iter().filter(goes_by_it);
         if known
-            .into_iter()
+            .iter()
+            .cloned()
             .chain(others)
             .any(|other| other.id() != operator.id())
         {
             return Err(RosterError::Taken);
+        }
+        let counts = known.is_some_and(|known| known.until.is_none());
+        if operator.until.is_some() && !counts {
+            return Err(operator.replaced());
         }
         let new_key = Operator {
             fingerprint: new.to_string(),
@@ -332,6 +357,18 @@ impl Roster {
             }
         }
         Ok(())
+    }
+
+    /// What is written down of an operator's key now.
+    fn still(&self, operator: &Operator) -> Result<Operator, RosterError> {
+        let removed = || RosterError::Removed {
+            operator: operator.name.clone(),
+        };
+        let key: Fingerprint = operator.fingerprint.parse().map_err(|_| removed())?;
+        let written = state::read_json::<Operator>(&file(&self.operators, &key))?;
+        written
+            .filter(|written| written.id() == operator.id())
+            .ok_or_else(removed)
     }
 
     pub(super) fn role(&self, caller: &Fingerprint) -> Role {
@@ -367,6 +404,7 @@ impl Roster {
 
     /// Removes the files of keys that count no more. Returns how many there were.
     pub(super) fn sweep(&self) -> Result<usize, StateError> {
+        let _lock = Lock::take(&self.lock)?;
         let (now, mut swept) = (unix_seconds(), 0);
         for name in state::entries(&self.invitations)? {
             let path = self.invitations.join(&name);

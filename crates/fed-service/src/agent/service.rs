@@ -171,7 +171,7 @@ impl Service {
         message: v1::StartRequest,
     ) -> Answer<v1::StartReply> {
         let (id, federation) = self.federation(operator, &message.federation)?;
-        let pools = pool_sizes(message.pools).map_err(invalid)?;
+        let pools = convert::pool_sizes(message.pools).map_err(invalid)?;
         let reservation = self.reserve(operator, id, &pools)?;
         let (scheduler, all_pools) = (message.scheduler, message.all_pools);
         let call = |answer| Call::Start {
@@ -289,9 +289,10 @@ impl Service {
 fn refused(error: RosterError) -> Refusal {
     let reason = match error {
         RosterError::Spent => Reason::InvitationSpent,
-        RosterError::Taken | RosterError::OtherName { .. } | RosterError::Replaced { .. } => {
-            Reason::NotAllowed
-        }
+        RosterError::Taken
+        | RosterError::OtherName { .. }
+        | RosterError::Replaced { .. }
+        | RosterError::Removed { .. } => Reason::NotAllowed,
         RosterError::State(_) | RosterError::Unknown { .. } | RosterError::Ambiguous { .. } => {
             Reason::Internal
         }
@@ -317,13 +318,6 @@ fn proved(
 
 fn invalid(error: Invalid) -> Refusal {
     Refusal::from_error(Reason::InvalidRequest, &error)
-}
-
-fn pool_sizes(pools: Vec<v1::PoolSize>) -> Result<Vec<(PoolName, u32)>, Invalid> {
-    pools
-        .into_iter()
-        .map(|size| Ok((convert::parse("pool", &size.pool)?, size.workers)))
-        .collect()
 }
 
 fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, Invalid> {

@@ -211,3 +211,79 @@ fn a_key_is_not_taken_from_another_operator() {
     let taken = roster.rotate(&bob, &key(2), unix_seconds() + HOUR);
     assert!(matches!(taken, Err(RosterError::Taken)), "{taken:?}");
 }
+
+#[test]
+fn a_removal_meanwhile_leaves_no_key() {
+    let (_folder, roster) = roster();
+    let alice = enrolled(&roster, 1, 2, "alice");
+    // Her role was read, and she is removed before her new key is written.
+    roster.remove("alice").unwrap();
+    let late = roster.rotate(&alice, &key(3), unix_seconds() + HOUR);
+    assert!(
+        matches!(&late, Err(RosterError::Removed { operator }) if operator == "alice"),
+        "{late:?}"
+    );
+    assert!(roster.operators().unwrap().is_empty() && !roster.admit(&key(3)));
+    // Nor does another who was enrolled with that key meanwhile lose it to her.
+    let first = enrolled(&roster, 4, 5, "bob");
+    roster.rotate(&first, &key(6), unix_seconds()).unwrap();
+    let Role::Operator(second) = roster.role(&key(6)) else {
+        panic!("refused");
+    };
+    roster.remove("bob").unwrap();
+    enrolled(&roster, 7, 6, "carol");
+    let late = roster.rotate(&second, &key(8), unix_seconds() + HOUR);
+    assert!(matches!(late, Err(RosterError::Removed { .. })), "{late:?}");
+    assert!(!roster.admit(&key(8)));
+}
+
+#[test]
+fn whoever_changes_keys_waits_for_the_others() {
+    let (folder, roster) = roster();
+    let alice = enrolled(&roster, 1, 2, "alice");
+    roster.invite(&key(4), unix_seconds() + HOUR, None).unwrap();
+    let path = folder.path().join("state/roster.lock");
+    std::thread::scope(|scope| {
+        let held = Lock::take(&path).unwrap();
+        let rotated = scope.spawn(|| roster.rotate(&alice, &key(3), unix_seconds() + HOUR));
+        let enrolled = scope.spawn(|| roster.enrol(&key(4), &key(5), "bob"));
+        // What a removal does while it holds the lock.
+        state::remove(&file(&roster.operators, &key(2))).unwrap();
+        state::remove(&file(&roster.invitations, &key(4))).unwrap();
+        drop(held);
+        let rotated = rotated.join().unwrap();
+        assert!(matches!(rotated, Err(RosterError::Removed { .. })));
+        assert!(matches!(enrolled.join().unwrap(), Err(RosterError::Spent)));
+    });
+    assert!(roster.operators().unwrap().is_empty() && !path.exists());
+}
+
+#[test]
+fn a_key_that_was_replaced_gets_no_other() {
+    let (_folder, roster) = roster();
+    let alice = enrolled(&roster, 1, 2, "alice");
+    let until = unix_seconds() + HOUR;
+    roster.rotate(&alice, &key(3), until).unwrap();
+    // With what was read before it was replaced, and after.
+    let Role::Operator(old) = roster.role(&key(2)) else {
+        panic!("refused");
+    };
+    for role in [&alice, &old] {
+        // Neither another key nor its own again.
+        for other in [4, 2].map(key) {
+            let rotated = roster.rotate(role, &other, until);
+            assert!(
+                matches!(&rotated, Err(RosterError::Replaced { operator }) if operator == "alice"),
+                "{rotated:?}"
+            );
+        }
+        assert!(!roster.admit(&key(4)));
+        assert_eq!(roster.role(&key(2)), Role::Operator(old.clone()));
+        // Told again what it was told already, as after an answer that was lost.
+        roster.rotate(role, &key(3), until).unwrap();
+    }
+    let Role::Operator(new) = roster.role(&key(3)) else {
+        panic!("refused");
+    };
+    assert_eq!(new.until, None);
+}
