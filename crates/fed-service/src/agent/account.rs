@@ -105,6 +105,19 @@ pub(super) struct Reservation {
     ticket: Option<Ticket>,
 }
 
+impl Reservation {
+    /// Whether the workers may be started now.
+    ///
+    /// # Errors
+    /// See [`Ledger::check`].
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        let Some(ticket) = self.ticket else {
+            return Ok(());
+        };
+        self.accounts.lock().check(self.id, ticket)
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {

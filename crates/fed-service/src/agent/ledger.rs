@@ -2,7 +2,9 @@
 //!
 //! Does no IO and counts nothing by itself. Each federation's task reports the workers that it
 //! keeps or still has; whoever wants more reserves them first, and a reservation lasts until the
-//! task has reported what came of it. Until then the greater of both counts.
+//! task has reported what came of it. Until then the greater of both counts. A worker that has been
+//! told to end counts beside the one that is reserved in its place, so the task asks again when it
+//! takes up a call that waited: by then other calls may have made more of them.
 
 use std::collections::BTreeMap;
 
@@ -46,6 +48,9 @@ struct Entry {
     offers: Vec<PoolOffer>,
     load: Load,
     reserved: BTreeMap<Ticket, Sizes>,
+    /// The most that it may use: what was allowed when it last reserved, and no more than it was
+    /// counted with since, because others may have got the rest.
+    granted: Usage,
 }
 
 impl Ledger {
@@ -75,12 +80,14 @@ impl Ledger {
         offers: Vec<PoolOffer>,
         load: Load,
     ) {
-        let entry = Entry {
+        let mut entry = Entry {
             operator: operator.to_owned(),
             offers,
             load,
             reserved: BTreeMap::new(),
+            granted: Usage::default(),
         };
+        entry.granted = entry.counted();
         self.accounts.insert(id, entry);
     }
 
@@ -88,6 +95,7 @@ impl Ledger {
     pub(super) fn report(&mut self, id: FederationId, load: Load) {
         if let Some(entry) = self.accounts.get_mut(&id) {
             entry.load = load;
+            entry.granted = entry.granted.least(entry.counted());
         }
     }
 
@@ -121,19 +129,47 @@ impl Ledger {
         }
         let sizes: Sizes = sizes.iter().cloned().collect();
         let others = self.usage(&entry.operator, Some(id));
-        let (before, after) = (entry.usage(None), entry.usage(Some(&sizes)));
+        // What is counted beyond what is used, such as workers to be had once others have ended, is
+        // no right to have as many.
+        let before = entry.usage([]);
+        let after = entry.usage(entry.reserved.values().chain([&sizes]));
         allowance.total(others + before, others + after)?;
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let entry = self.accounts.get_mut(&id).expect("it was there above");
         entry.reserved.insert(ticket, sizes);
+        entry.granted = after;
         Ok(Some(ticket))
     }
 
-    /// Gives a reservation back: what came of it has been reported.
+    /// Whether what was reserved still fits, now that it is about to be brought about.
+    ///
+    /// # Errors
+    /// When more would run than was granted: calls that came first have told workers to end that
+    /// were to stay when this one was reserved.
+    pub(super) fn check(&self, id: FederationId, ticket: Ticket) -> Result<(), Refusal> {
+        let Some(entry) = self.accounts.get(&id) else {
+            return Ok(());
+        };
+        let (now, then) = (entry.usage([]), entry.usage(entry.reserved.get(&ticket)));
+        // Who uses too much may still use less.
+        if then == now || then == then.least(entry.granted) {
+            return Ok(());
+        }
+        let ending = entry.load.iter().filter(|(_, count)| count.ending > 0);
+        let pools: Vec<&str> = ending.map(|(pool, _)| pool.as_str()).collect();
+        let message = format!(
+            "workers of {} that were told to end have not yet; ask again in a moment",
+            pools.join(" and ")
+        );
+        Err(Refusal::new(Reason::Exhausted, message))
+    }
+
+    /// Gives a reservation back: what came of it has been reported, or nothing will.
     pub(super) fn release(&mut self, id: FederationId, ticket: Ticket) {
         if let Some(entry) = self.accounts.get_mut(&id) {
             entry.reserved.remove(&ticket);
+            entry.granted = entry.granted.least(entry.counted());
         }
     }
 
@@ -141,16 +177,21 @@ impl Ledger {
     fn usage(&self, operator: &str, but: Option<FederationId>) -> Usage {
         let own = self.accounts.iter();
         own.filter(|(id, entry)| entry.operator == operator && Some(**id) != but)
-            .map(|(_, entry)| entry.usage(None))
+            .map(|(_, entry)| entry.counted())
             .sum()
     }
 }
 
 impl Entry {
-    /// What the federation uses, and has reserved; `more` is a further reservation.
-    fn usage(&self, more: Option<&Sizes>) -> Usage {
+    /// What the federation uses, and has reserved.
+    fn counted(&self) -> Usage {
+        self.usage(self.reserved.values())
+    }
+
+    /// What the federation uses, with these of its reservations.
+    fn usage<'a>(&self, reserved: impl IntoIterator<Item = &'a Sizes>) -> Usage {
         let mut load = self.load.clone();
-        for (pool, workers) in self.reserved.values().chain(more).flatten() {
+        for (pool, workers) in reserved.into_iter().flatten() {
             let count = load.entry(pool.clone()).or_default();
             count.staying = count.staying.max(*workers);
         }

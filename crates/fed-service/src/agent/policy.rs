@@ -278,6 +278,17 @@ pub(super) struct Usage {
     pub(super) memory_bytes: u64,
 }
 
+impl Usage {
+    /// The lesser of both, in each respect.
+    pub(super) fn least(self, other: Self) -> Self {
+        Self {
+            workers: self.workers.min(other.workers),
+            cores: self.cores.min(other.cores),
+            memory_bytes: self.memory_bytes.min(other.memory_bytes),
+        }
+    }
+}
+
 impl Add for Usage {
     type Output = Self;
 

@@ -26,6 +26,23 @@ impl Task {
         }
     }
 
+    /// Takes note of the scheduler and of the names of all pools, and brings some pools to numbers of
+    /// workers. A pool that fails does not keep the others from it; the first refusal is returned.
+    pub(super) async fn start(
+        &mut self,
+        scheduler: String,
+        pools: Vec<(PoolName, u32)>,
+        all_pools: Vec<String>,
+    ) -> Result<(), Refusal> {
+        self.record.scheduler = Some(scheduler);
+        self.record.all_pools = all_pools;
+        let mut started = Ok(());
+        for (pool, workers) in pools {
+            started = started.and(self.want(&pool, workers).await);
+        }
+        started
+    }
+
     /// Brings a pool to a number of workers, and keeps it there.
     pub(super) async fn want(&mut self, pool: &PoolName, wanted: u32) -> Result<(), Refusal> {
         let offer = self.offer(pool)?;

@@ -143,12 +143,10 @@ impl Task {
                 reservation,
                 answer,
             } => {
-                self.record.scheduler = Some(scheduler);
-                self.record.all_pools = all_pools;
-                let mut started = Ok(());
-                for (pool, workers) in pools {
-                    started = started.and(self.want(&pool, workers).await);
-                }
+                let started = match reservation.check() {
+                    Ok(()) => self.start(scheduler, pools, all_pools).await,
+                    refused => refused,
+                };
                 self.report_load();
                 drop(reservation);
                 let _ = answer.send(started.map(|()| self.record.crew.names()));
@@ -159,7 +157,10 @@ impl Task {
                 reservation,
                 answer,
             } => {
-                let scaled = self.want(&pool, workers).await;
+                let scaled = match reservation.check() {
+                    Ok(()) => self.want(&pool, workers).await,
+                    refused => refused,
+                };
                 self.report_load();
                 drop(reservation);
                 let _ = answer.send(scaled.map(|()| self.record.crew.names()));

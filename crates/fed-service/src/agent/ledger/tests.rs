@@ -138,6 +138,75 @@ fn what_is_reserved_nobody_else_gets_and_what_is_given_back_they_do() {
 }
 
 #[test]
+fn what_waits_behind_an_end_is_refused_until_the_workers_have_ended() {
+    let limits = workers(4);
+    let mut ledger = ledger(&[(1, "a"), (2, "a")]);
+    assert_eq!(have(&mut ledger, 1, 4, &limits), Ok(()));
+    let none = ask(&mut ledger, 1, pool("hot"), 0, &limits).unwrap();
+    let four = ask(&mut ledger, 1, pool("hot"), 4, &limits).unwrap();
+    assert_eq!(ledger.check(id(1), none), Ok(()));
+    ledger.report(id(1), load(0, 4));
+    ledger.release(id(1), none);
+    let refusal = ledger.check(id(1), four).unwrap_err();
+    assert_eq!(refusal.reason, Reason::Exhausted);
+    assert_eq!(
+        refusal.message,
+        "workers of hot that were told to end have not yet; ask again in a moment"
+    );
+    // That as many are counted already gives nobody as many.
+    let refused = ask(&mut ledger, 1, pool("hot"), 4, &limits).unwrap_err();
+    assert!(refused.contains("4 would become 8"), "{refused}");
+    // Nor is there room for others, neither before nor after they have ended.
+    assert!(ask(&mut ledger, 2, pool("hot"), 1, &limits).is_err());
+    ledger.report(id(1), load(0, 0));
+    assert_eq!(ledger.check(id(1), four), Ok(()));
+    assert!(ask(&mut ledger, 2, pool("hot"), 1, &limits).is_err());
+    ledger.release(id(1), four);
+    ask(&mut ledger, 2, pool("hot"), 4, &limits).unwrap();
+}
+
+#[test]
+fn room_that_others_have_got_is_granted_no_more() {
+    let limits = workers(8);
+    let mut ledger = ledger(&[(1, "a"), (2, "a")]);
+    ledger.report(id(1), load(4, 4));
+    let none = ask(&mut ledger, 1, pool("hot"), 0, &limits).unwrap();
+    let four = ask(&mut ledger, 1, pool("hot"), 4, &limits).unwrap();
+    // Four were ending when eight were granted; they have ended, and another has their place.
+    ledger.report(id(1), load(4, 0));
+    assert_eq!(have(&mut ledger, 2, 4, &limits), Ok(()));
+    ledger.report(id(1), load(0, 4));
+    ledger.release(id(1), none);
+    assert!(ledger.check(id(1), four).is_err());
+    ledger.report(id(1), load(0, 1));
+    assert!(ledger.check(id(1), four).is_err());
+    ledger.report(id(1), load(0, 0));
+    assert_eq!(ledger.check(id(1), four), Ok(()));
+}
+
+#[test]
+fn calls_may_be_taken_up_in_another_order_and_less_is_always_allowed() {
+    let limits = workers(8);
+    let mut ledger = ledger(&[(1, "a")]);
+    let both = vec![offer("hot"), offer("cold")];
+    ledger.open(id(1), "a", both, Load::new());
+    let hot = ask(&mut ledger, 1, pool("hot"), 4, &limits).unwrap();
+    let cold = ask(&mut ledger, 1, pool("cold"), 4, &limits).unwrap();
+    assert_eq!(ledger.check(id(1), cold), Ok(()));
+    let staying = |staying, ending| Headcount { staying, ending };
+    ledger.report(id(1), Load::from([(pool("cold"), staying(4, 0))]));
+    ledger.release(id(1), cold);
+    assert_eq!(ledger.check(id(1), hot), Ok(()));
+    // One that seemed not to start is ending, beside those that were granted.
+    let fewer = ask(&mut ledger, 1, pool("cold"), 3, &limits).unwrap();
+    let (hot_now, cold_now) = (staying(4, 1), staying(4, 0));
+    let now = Load::from([(pool("hot"), hot_now), (pool("cold"), cold_now)]);
+    ledger.report(id(1), now);
+    ledger.release(id(1), hot);
+    assert_eq!(ledger.check(id(1), fewer), Ok(()));
+}
+
+#[test]
 fn federations_are_counted_until_they_have_ended() {
     let site: SiteName = "ecmwf".parse().unwrap();
     let mut ledger = ledger(&[]);

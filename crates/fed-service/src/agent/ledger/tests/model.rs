@@ -221,6 +221,12 @@ impl World {
         let federation = &mut self.federations[of];
         let ticket = match federation.queue.pop_front() {
             None => return,
+            Some(Queued::Scale(_, _, ticket))
+                if self.ledger.check(federation.id, ticket).is_err() =>
+            {
+                self.ledger.release(federation.id, ticket);
+                return;
+            }
             Some(Queued::Scale(pool, size, ticket)) => {
                 federation.scale(&pool, size, fate);
                 Some(ticket)
