@@ -136,7 +136,8 @@ def test_the_operator_is_away_and_comes_back(walled: World, ecmwf: Site) -> None
     # Nobody listens: an agent that is not there is told, and one that comes is found.
     ecmwf.end()
     refused = walled.up(code=SITE, sites=["ecmwf"]).stderr
-    assert f"the agent of ecmwf has not dialled [::]:{PORT} in" in refused
+    assert "the agent of ecmwf has not dialled us in" in refused
+    assert f"we listened at [::]:{PORT};" in refused
     ecmwf.start()
     walled.up(sites=["ecmwf"], workers=1)
     walled.fed("down")

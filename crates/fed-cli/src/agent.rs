@@ -60,8 +60,19 @@ pub(crate) struct Run {
     config: Config,
     /// Dial the operator at this address, besides those in agent.toml: where this host accepts no
     /// connections; may be repeated
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     dial: Vec<String>,
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    match fed_rpc::is_address(text) {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "write host:port as this agent reaches the operator, such as operator.example:4789, \
+             and an IPv6 host in brackets"
+                .to_owned(),
+        ),
+    }
 }
 
 #[derive(clap::Args)]
@@ -152,7 +163,7 @@ pub(crate) struct Invite {
     #[arg(long, value_name = "NAME")]
     operator: Option<String>,
     /// The agent dials the operator at this address, besides those in agent.toml; may be repeated
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     dial: Vec<String>,
 }
 
@@ -195,6 +206,7 @@ fn init(arguments: &Init) -> anyhow::Result<()> {
         console::note(&format!("warning: {warning}"));
     }
     console::note("next: start `fed agent run`, then let an operator in with `fed agent invite`");
+    console::note("the agent's key:");
     console::data(&fingerprint.to_string())
 }
 
@@ -233,7 +245,10 @@ fn operators(arguments: &Operators) -> anyhow::Result<()> {
             }
             let name = &removed.keys[0].name;
             console::note(&match removed.ended {
-                Some(ended) => format!("removed {name}, and ended {ended} federations of theirs"),
+                Some(ended) => format!(
+                    "removed {name}, and ended {} of theirs",
+                    console::count(ended, "federation")
+                ),
                 None => format!(
                     "removed {name}; no agent runs here, so what they run ends when one starts, or \
                      with its lease"
@@ -273,6 +288,7 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
          need an invitation again",
         humantime::format_rfc3339_seconds(from)
     ));
+    console::note("the agent's new key:");
     console::data(&announced.fingerprint.to_string())
 }
 

@@ -25,6 +25,12 @@ pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     data(&serde_json::to_string(value).context("cannot write as JSON")?)
 }
 
+/// How many there are of something, whose plural ends in `s`.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
 /// Shows a line to whoever watches. Nobody need.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");

@@ -8,6 +8,8 @@ use fed_rpc::invitation::InvitationError;
 use fed_service::agent::{AgentError, ConfigError, DeskError, DraftError, RosterError, SetupError};
 use fed_service::operator::{DownError, EnrolError, RotateError, SiteRecordError, UpError};
 
+use crate::logs::NoSuchLog;
+
 /// The table, for `--help`. `docs/exit-codes.md` has it with examples.
 pub(crate) const HELP: &str = "\
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 no such site, federation or \
@@ -65,6 +67,7 @@ fn number(error: &anyhow::Error) -> u8 {
         .or_else(|| error.downcast_ref::<RosterError>().map(of_roster))
         .or_else(|| error.downcast_ref::<ConfigError>().map(|_| USAGE))
         .or_else(|| error.downcast_ref::<InvitationError>().map(|_| USAGE))
+        .or_else(|| error.downcast_ref::<NoSuchLog>().map(|_| USAGE))
         .unwrap_or(FAILED)
 }
 
@@ -114,7 +117,10 @@ fn of_site(error: &SiteRecordError) -> u8 {
 fn of_enrolment(error: &EnrolError) -> u8 {
     match error {
         EnrolError::Connect { .. } | EnrolError::Call { .. } | EnrolError::Expired => SITE,
-        EnrolError::Name(_) | EnrolError::OtherSite { .. } | EnrolError::Where { .. } => USAGE,
+        EnrolError::Name(_)
+        | EnrolError::OtherSite { .. }
+        | EnrolError::Where { .. }
+        | EnrolError::NoDial { .. } => USAGE,
         EnrolError::Identity(_) | EnrolError::State(_) => FAILED,
     }
 }

@@ -1,10 +1,15 @@
 //! `fed logs`: what the processes of a federation wrote.
 
+use std::collections::BTreeMap;
+
 use fed_core::FederationName;
 use fed_service::operator::Running;
 
 use crate::console::{self, Output};
 use crate::{Global, paths};
+
+/// Lines, by `site/process`.
+type Logs = BTreeMap<String, Vec<String>>;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -29,13 +34,33 @@ pub(crate) struct Arguments {
     output: Output,
 }
 
+/// No log is called so.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no log's name contains {part:?} (--only); there are {}", .names.join(", "))]
+pub(crate) struct NoSuchLog {
+    part: String,
+    names: Vec<String>,
+}
+
+/// Keeps the logs whose names contain `part`.
+fn select(logs: Logs, part: &str) -> Result<Logs, NoSuchLog> {
+    if logs.keys().any(|name| name.contains(part)) {
+        let kept = logs.into_iter().filter(|(name, _)| name.contains(part));
+        return Ok(kept.collect());
+    }
+    Err(NoSuchLog {
+        part: part.to_owned(),
+        names: logs.into_keys().collect(),
+    })
+}
+
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> {
     console::log("warn");
     let state = paths::state(global)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut logs = runtime.block_on(async {
+    let logs = runtime.block_on(async {
         match Running::find(&state, &arguments.name).await? {
             Some(mut running) => Ok(running.logs(arguments.tail).await?),
             None => anyhow::bail!(
@@ -44,7 +69,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> 
             ),
         }
     })?;
-    logs.retain(|name, _| name.contains(&arguments.only));
+    let logs = select(logs, &arguments.only)?;
     if arguments.output == Output::Json {
         return console::json(&logs);
     }
@@ -54,4 +79,23 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_no_log_has_is_told_with_the_names() {
+        let names = ["ecmwf/ecmwf-1-0", "ecmwf/node", "operator/scheduler"];
+        let logs: Logs = names
+            .map(|name| (name.to_owned(), vec!["a line".to_owned()]))
+            .into();
+        assert_eq!(select(logs.clone(), "").unwrap(), logs);
+        let one = select(logs.clone(), "ecmwf-1-0").unwrap();
+        assert_eq!(one.into_keys().collect::<Vec<_>>(), names[..1]);
+        let error = select(logs, "ecmfw").unwrap_err().to_string();
+        assert!(error.contains("\"ecmfw\" (--only)"), "{error}");
+        assert!(error.ends_with(&names.join(", ")), "{error}");
+    }
 }

@@ -133,6 +133,7 @@ pub(crate) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
                     humantime::format_duration(arguments.keep)
                 ));
             }
+            console::note("the new key of this operator:");
             console::data(&rotated.fingerprint.to_string())
         }
     }

@@ -118,8 +118,8 @@ fn show_member(member: &MemberReport) -> anyhow::Result<()> {
     for (pool, workers) in &member.pools {
         let names: Vec<&str> = workers.iter().map(|worker| worker.name.as_str()).collect();
         console::data(&format!(
-            "    pool {pool}: {} workers {}",
-            workers.len(),
+            "    pool {pool}: {} {}",
+            console::count(workers.len(), "worker"),
             names.join(" ")
         ))?;
     }

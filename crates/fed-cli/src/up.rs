@@ -259,7 +259,7 @@ fn summary(status: &Status, output: Output, end: &str) -> anyhow::Result<()> {
         .members
         .iter()
         .flat_map(|member| &member.pools)
-        .map(|(pool, workers)| format!("{pool} ({} workers)", workers.len()))
+        .map(|(pool, workers)| format!("{pool} ({})", console::count(workers.len(), "worker")))
         .collect();
     let seconds = status.up_seconds.unwrap_or_default();
     console::data(&format!(

@@ -112,7 +112,7 @@ pub enum ConnectError {
     },
     /// An agent that dials has not done so.
     #[error(
-        "the agent of {site} has not dialled {listen} in {} s; check that it runs, that its `dial` names this host and port, and that no firewall here stops TCP to the port", after.as_secs_f64()
+        "the agent of {site} has not dialled us in {} s, while we listened at {listen}; check that it runs, that its `dial` names this host and port, and that no firewall here stops TCP to the port", after.as_secs_f64()
     )]
     NoCall {
         /// The site.

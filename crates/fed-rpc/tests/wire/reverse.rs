@@ -304,7 +304,9 @@ async fn nobody_there_and_nobody_who_comes_are_told() {
     assert!(matches!(error, ConnectError::NoCall { .. }), "{error}");
     let text = error.to_string();
     assert!(
-        text.contains("the agent of ecmwf has not dialled 127.0.0.1:"),
+        text.contains(
+            "the agent of ecmwf has not dialled us in 0.05 s, while we listened at 127.0.0.1:"
+        ),
         "{text}"
     );
 }

@@ -43,10 +43,20 @@ pub enum EnrolError {
         /// Whom it dials.
         dials: Vec<String>,
     },
+    /// The agent is to be awaited, and does not dial.
+    #[error(
+        "the agent of {site} does not dial its operators, so --listen waits in vain: leave it out, to reach the agent at {address}, or have the site name this host (`fed agent invite --dial HOST:PORT`, and `dial` in its agent.toml)"
+    )]
+    NoDial {
+        /// The site.
+        site: SiteName,
+        /// Where its agent listens.
+        address: String,
+    },
     /// The agent could not be reached.
     #[error("{address}: {source}")]
     Connect {
-        /// How the agent is reached, from the invitation.
+        /// Where the agent is reached; the site's name where it dials.
         address: String,
         /// Why not.
         source: ConnectError,
@@ -54,7 +64,7 @@ pub enum EnrolError {
     /// The agent refused.
     #[error("{address}: {source}")]
     Call {
-        /// How the agent is reached, from the invitation.
+        /// Where the agent is reached; the site's name where it dials.
         address: String,
         /// Why.
         source: CallError,
@@ -91,7 +101,10 @@ pub async fn enrol(
     }
     let identity = state.identity()?;
     let way = way(&invited, invitation, listen)?;
-    let address = way.to_string();
+    let address = match &way {
+        Way::Address(address) => address.clone(),
+        Way::Listen(_) => invited.to_string(),
+    };
     let pins = Pins::new([invitation.agent()]);
     let inbound = Inbound::of(state);
     let connected = reach(&inbound, &invited, &way, invitation.identity(), &pins).await;
@@ -122,13 +135,18 @@ pub async fn enrol(
 
 /// Who is to open connections: as the operator says, else as the invitation does.
 fn way(site: &SiteName, invitation: &Invitation, listen: Option<&str>) -> Result<Way, EnrolError> {
-    if let Some(listen) = listen {
-        return Ok(Way::Listen(listen.to_owned()));
-    }
-    if let Some(address) = invitation.address() {
-        return Ok(Way::Address(address.to_owned()));
-    }
     let dials = invitation.dials();
+    match (listen, invitation.address()) {
+        (Some(_), Some(address)) if dials.is_empty() => {
+            return Err(EnrolError::NoDial {
+                site: site.clone(),
+                address: address.to_owned(),
+            });
+        }
+        (Some(listen), _) => return Ok(Way::Listen(listen.to_owned())),
+        (None, Some(address)) => return Ok(Way::Address(address.to_owned())),
+        (None, None) => {}
+    }
     let ports: BTreeSet<&str> = dials
         .iter()
         .filter_map(|address| Some(address.rsplit_once(':')?.1))
@@ -162,15 +180,26 @@ mod tests {
         };
         let address = Some("agent:4788");
         assert_eq!(way(address, &[], None).unwrap(), "agent:4788");
-        assert_eq!(way(None, &["me:4789"], None).unwrap(), "dials [::]:4789");
+        assert_eq!(
+            way(None, &["me:4789"], None).unwrap(),
+            "dials us; we listen at [::]:4789"
+        );
         let two = ["me:4789", "[2001:db8::1]:4789"];
-        assert_eq!(way(None, &two, None).unwrap(), "dials [::]:4789");
+        assert_eq!(
+            way(None, &two, None).unwrap(),
+            "dials us; we listen at [::]:4789"
+        );
         // It may be called: then it is.
         assert_eq!(way(address, &["me:4789"], None).unwrap(), "agent:4788");
-        for (address, dials) in [(address, &two[..]), (address, &[]), (None, &two)] {
+        for (address, dials) in [(address, &two[..]), (None, &two)] {
             let asked = way(address, dials, Some("192.0.2.1:443")).unwrap();
-            assert_eq!(asked, "dials 192.0.2.1:443");
+            assert_eq!(asked, "dials us; we listen at 192.0.2.1:443");
         }
+        // It would be awaited in vain.
+        let error = way(address, &[], Some("192.0.2.1:443")).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("does not dial"), "{error}");
+        assert!(error.contains("agent:4788"), "{error}");
         let error = way(None, &["me:4789", "other:4790"], None).unwrap_err();
         let error = error.to_string();
         assert!(error.contains("me:4789, other:4790"), "{error}");

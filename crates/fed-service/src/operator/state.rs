@@ -86,7 +86,7 @@ impl fmt::Display for Way {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => formatter.write_str(address),
-            Self::Listen(listen) => write!(formatter, "dials {listen}"),
+            Self::Listen(listen) => write!(formatter, "dials us; we listen at {listen}"),
         }
     }
 }
