@@ -212,9 +212,12 @@ def test_what_is_planted_among_the_logs_is_not_read(at_site: Callable, federatio
     at_site("ecmwf", plant, str(secret))
     try:
         shown = federation.fed("logs", "--tail", "0").stdout
-        again = federation.fed("logs", "--only", "planted", "--tail", "0").stdout
+        # Nothing is read of them, so they are no logs.
+        refused = federation.fed("logs", "--only", "planted", "--tail", "0", code=2)
     finally:
         at_site("ecmwf", clear)
     assert "ecmwf/ecmwf-1-0: " in shown
-    assert "CERTIFICATE" not in shown + again
-    assert "PRIVATE KEY" not in shown + again
+    assert "ecmwf/ecmwf-1-0" in refused.stderr
+    told = shown + refused.stdout + refused.stderr
+    assert "CERTIFICATE" not in told
+    assert "PRIVATE KEY" not in told

@@ -34,9 +34,9 @@ pub(crate) struct Arguments {
     output: Output,
 }
 
-/// No log is called so.
+/// No log is called so, or it has no lines yet: sites tell of logs line by line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no log's name contains {part:?} (--only); there are {}", .names.join(", "))]
+#[error("no log with lines has {part:?} in its name (--only); there are {}", .names.join(", "))]
 pub(crate) struct NoSuchLog {
     part: String,
     names: Vec<String>,
