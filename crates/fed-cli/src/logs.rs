@@ -95,7 +95,7 @@ mod tests {
         let one = select(logs.clone(), "ecmwf-1-0").unwrap();
         assert_eq!(one.into_keys().collect::<Vec<_>>(), names[..1]);
         let error = select(logs, "ecmfw").unwrap_err().to_string();
-        assert!(error.contains("\"ecmfw\" (--only)"), "{error}");
+        assert!(error.contains("\"ecmfw\" in its name (--only)"), "{error}");
         assert!(error.ends_with(&names.join(", ")), "{error}");
     }
 }
