@@ -61,6 +61,17 @@ def test_an_item_travels_and_not_the_tuple_that_holds_it() -> None:
     assert [made.pool_of(key) for key in ("pair", "item", "both")] == ["north", "north", "south"]
 
 
+class Barrier(Task):
+    """As that of a peer-to-peer shuffle, a task of a type of its own."""
+
+
+def test_what_passes_a_barrier_is_known_when_its_inputs_have_come() -> None:
+    graph = {"barrier": Barrier("barrier", max, TaskRef("sent")), "out": task("out", "barrier")}
+    sent: dict[str, Any] = {"present": {"sent": {"north"}}, "present_bytes": {"sent": 28}}
+    made = plan(graph, **sent, passing={"barrier": 9 * MB})
+    assert made.nbytes[made.index["out"]] == 9 * MB
+
+
 def test_what_is_held_in_both_pools_does_not_travel() -> None:
     graph = {"b": read("b", "south", MB), "c": task("c", "a", "b")}
     made = plan(graph, present={"a": {"north", "south"}}, present_bytes={"a": 9 * MB})

@@ -43,6 +43,8 @@ class Facts:
     """Bytes of those outputs."""
     costs: Sequence[Sequence[float]]
     threads: Sequence[int]
+    passing: Mapping[Any, int] = field(default_factory=dict)
+    """Bytes that pass the barriers of peer-to-peer shuffles, by key, where they were estimated."""
 
 
 @dataclass
@@ -175,6 +177,8 @@ def _measure(
                     moved = int(moved * SHARDS_OF_TABLES)
                 nbytes[-1] += moved - nbytes[number]
                 nbytes[number] = moved
+            # Of inputs that have come, nothing is left to tell by.
+            nbytes[-1] = max(nbytes[-1], facts.passing.get(key, 0))
         else:
             nbytes.append(estimator.nbytes(key, node, sizes))
             if len(sizes) == 1 and inputs[0] >= len(facts.present) and takes_item(node):

@@ -49,7 +49,8 @@ class Expectations:
         self.placer = placer
         self._expected: dict[Any, tuple[int, int]] = {}
         self._done: dict[Any, int] = {}
-        self._passing: dict[Any, int] = {}
+        self.passing: dict[Any, int] = {}
+        """Bytes that pass the barriers of peer-to-peer shuffles."""
         self._scheduled = False
         self._not_before = 0.0
 
@@ -62,8 +63,8 @@ class Expectations:
                 count, total = sums.get(name, (0, 0))
                 sums[name] = count + 1, total + nbytes
         known = self.placer.scheduler.tasks
-        self._passing = {key: size for key, size in self._passing.items() if key in known}
-        self._passing |= {key: plan.nbytes[plan.index[key]] for key in plan.barriers}
+        self.passing = {key: size for key, size in self.passing.items() if key in known}
+        self.passing |= {key: plan.nbytes[plan.index[key]] for key in plan.barriers}
         self._expected.update(sums)
         for name in sums:
             self._done[name] = 0
@@ -71,9 +72,16 @@ class Expectations:
     def bytes_of(self, task: TaskState) -> int:
         """Return the bytes that a task which has run, or runs, hands on.
 
-        Those of a peer-to-peer shuffle pass by its barrier, whose own output is next to nothing.
+        Those of a peer-to-peer shuffle pass by its barrier, whose own output is next to nothing,
+        and which tells as little of the outputs that are still being put together.
         """
-        return self._passing.get(task.key) or self.placer.bytes_of(task)
+        if task.key in self.passing:
+            return self.passing[task.key]
+        if not task.who_has:
+            barriers = [source for source in task.dependencies if source.key in self.passing]
+            if barriers:
+                return sum(self.passing[it.key] // max(len(it.dependents), 1) for it in barriers)
+        return self.placer.bytes_of(task)
 
     def observe(self, task: TaskState) -> None:
         """Compare a finished task; place waiting ones anew if that is worth it."""
@@ -156,6 +164,7 @@ def replace_waiting(placer: Placer, expectations: Expectations) -> int:
         present_bytes={key: expectations.bytes_of(task) for key, task in held.items()},
         costs=placer.links.costs(names),
         threads=[placer.topology.threads(name) for name in names],
+        passing=expectations.passing,
     )
     order = {key: task.priority for key, task in {**waiting, **ready}.items()}
     plan = make_plan(graph, order, Estimator(placer.blocks, placer.learned), facts)
