@@ -176,7 +176,7 @@ async fn a_call_on_a_new_connection_tells_of_the_refusal() {
         }
     })
     .await;
-    let CallError::Connection(message) = &error else {
+    let CallError::Unenrolled(message) = &error else {
         panic!("{error:?}")
     };
     let own = operator.fingerprint().to_string();
