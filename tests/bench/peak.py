@@ -11,12 +11,8 @@ machine; a stock scheduler, which queues no pinned tasks, stands beside it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
 from contextlib import nullcontext
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +20,10 @@ import dask
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from fed.context import pinning
+from tests.bench import command
+from tests.bench.clusters import side_by_side
 from tests.bench.session import PREPARED
 from tests.bench.workloads import NORTH, SOUTH, Source
-from tests.python import federations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,42 +106,34 @@ def measure(clients: dict[str, Client], chunks: int, repetitions: int) -> dict[s
 
 def main() -> int:
     """Print a table, and save it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
+    parser = command.parser(__doc__)
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each of two arrays")
     parser.add_argument("--repetitions", type=int, default=3)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fed-bench-") as name:
-        folders = {kind: Path(name) / kind for kind in ("fed", "stock")}
-        for folder in folders.values():
-            folder.mkdir()
-        with (
-            federations.running(folders["fed"], folders["fed"], with_fed=True) as ours,
-            federations.running(folders["stock"], folders["stock"], with_fed=False) as stock,
-            ours.client(set_as_default=False) as client,
-            stock.client(set_as_default=False) as stock_client,
-        ):
-            stock_client.run_on_scheduler(_keep_annotations)
-            clients = {"fed": client, "stock": stock_client}
-            for each in clients.values():
-                each.register_plugin(Peak())
-            peaks = measure(clients, given.chunks, given.repetitions)
+    with (
+        side_by_side() as clusters,
+        clusters["fed"].client(set_as_default=False) as client,
+        clusters["stock"].client(set_as_default=False) as stock_client,
+    ):
+        stock_client.run_on_scheduler(_keep_annotations)
+        clients = {"fed": client, "stock": stock_client}
+        for each in clients.values():
+            each.register_plugin(Peak())
+        peaks = measure(clients, given.chunks, given.repetitions)
     ratio = peaks["fed, pinned"] / peaks["fed, without pins"]
     print(f"{'reduction of ' + str(2 * given.chunks) + ' chunks':28} {'peak, MB':>9}"
           f" {'over without pins':>18}")  # fmt: skip
     for way, nbytes in peaks.items():
         without = peaks[f"{WAYS[way][0]}, without pins"]
         print(f"{way:28} {nbytes / 1e6:9.0f} {nbytes / without:18.2f}")
-    if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        report = {
-            "chunks": 2 * given.chunks,
-            "chunk_bytes": 4 * SIDE * SIDE,
-            "repetitions": given.repetitions,
-            "peak_bytes": peaks,
-            "ratio": ratio,
-        }
-        given.output.write_text(json.dumps(report, indent=1) + "\n")
+    report = {
+        "chunks": 2 * given.chunks,
+        "chunk_bytes": 4 * SIDE * SIDE,
+        "repetitions": given.repetitions,
+        "peak_bytes": peaks,
+        "ratio": ratio,
+    }
+    command.save(given.output, report)
     return 0 if ratio <= MOST_RATIO else 1
 
 

@@ -10,16 +10,14 @@ own processor time, which other programs disturb less, stands beside it.
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from tests.bench import command
-from tests.python import federations
+from tests.bench.clusters import side_by_side
 
 if TYPE_CHECKING:
     from tests.python.federations import Cluster
@@ -81,19 +79,10 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--kind", choices=KINDS, action="append", help="by default, each")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fed-bench-") as name:
-        folders = {kind: Path(name) / kind for kind in ("fed", "stock")}
-        for folder in folders.values():
-            folder.mkdir()
-        with (
-            federations.running(folders["fed"], folders["fed"], with_fed=True) as ours,
-            federations.running(folders["stock"], folders["stock"], with_fed=False) as stock,
-        ):
-            clusters = {"fed": ours, "stock": stock}
-            table = [
-                measure(kind, given.tasks, given.repetitions, clusters)
-                for kind in given.kind or KINDS
-            ]
+    with side_by_side() as clusters:
+        table = [
+            measure(kind, given.tasks, given.repetitions, clusters) for kind in given.kind or KINDS
+        ]
     print(f"{'tasks':12} {'count':>8} {'tasks/s, fed over stock':>25} {'processor':>10}")
     for row in table:
         print(f"{row['tasks']:12} {row['count']:8} {row['ratio']:25.3f}"
