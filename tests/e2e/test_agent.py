@@ -241,14 +241,16 @@ def test_an_operator_who_was_removed_while_no_agent_ran(world: World, ecmwf: Sit
 def test_spent_expired_and_strange_keys_are_refused(world: World, ecmwf: Site) -> None:
     used = ecmwf.run("invite")
     world.fed("site", "add", "ecmwf", used)
-    assert "invit" in world.fed("site", "add", "ecmwf", used, code=SITE).stderr
+    again = world.fed("site", "add", "ecmwf", used, code=SITE).stderr
+    assert "does not take this invitation" in again
+    assert "has this site already" in again
     late = ecmwf.run("invite", "--expires", "0s")
     assert "has expired" in world.fed("site", "add", "ecmwf", late, code=SITE).stderr
     # One that the operator takes for valid, and the site does not any more.
     late = ecmwf.run("invite")
     for pending in (ecmwf.state / "invitations").iterdir():
         pending.write_text(json.dumps({**json.loads(pending.read_text()), "expires": 1}))
-    assert "used or expired" in world.fed("site", "add", "ecmwf", late, code=SITE).stderr
+    assert "too old" in world.fed("site", "add", "ecmwf", late, code=SITE).stderr
     # Somebody who knows where the agent is, and with which key, but is not enrolled.
     other = world.folder / "operator" / "other"
     other.mkdir(mode=0o700)

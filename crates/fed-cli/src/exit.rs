@@ -87,6 +87,7 @@ fn of_up(error: &UpError) -> u8 {
         | UpError::NoDistributed { .. }
         | UpError::NoPackage { .. } => HOST,
         UpError::Failed(failure) if failure.kind == FailureKind::Blocked => BLOCKED,
+        UpError::Failed(failure) if failure.kind == FailureKind::Taken => TAKEN,
         UpError::Failed(failure) if failure.member.as_deref() == Some("operator") => FAILED,
         UpError::Failed(failure) if failure.member.is_some() => SITE,
         UpError::Failed(_) => REQUEST,
@@ -116,11 +117,16 @@ fn of_site(error: &SiteRecordError) -> u8 {
 
 fn of_enrolment(error: &EnrolError) -> u8 {
     match error {
-        EnrolError::Connect { .. } | EnrolError::Call { .. } | EnrolError::Expired => SITE,
+        EnrolError::Connect { source, .. } if source.is_port_taken() => TAKEN,
+        EnrolError::Connect { .. }
+        | EnrolError::Call { .. }
+        | EnrolError::Spent { .. }
+        | EnrolError::Expired => SITE,
         EnrolError::Name(_)
         | EnrolError::OtherSite { .. }
         | EnrolError::Where { .. }
-        | EnrolError::NoDial { .. } => USAGE,
+        | EnrolError::NoDial { .. }
+        | EnrolError::OtherListen { .. } => USAGE,
         EnrolError::Identity(_) | EnrolError::State(_) => FAILED,
     }
 }

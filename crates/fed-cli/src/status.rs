@@ -59,10 +59,11 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> 
             if all.is_empty() {
                 console::note("no federation is up; `fed up SITE…` starts one");
             }
-            if arguments.name.is_none() {
-                show_ends(&state)?;
+            show_all(&all)?;
+            match arguments.name {
+                None => show_ends(&state),
+                Some(_) => Ok(()),
             }
-            show_all(&all)
         }
         Output::Json => console::json(&all),
         Output::Prometheus => console::data(metrics(all.values().flatten()).trim_end()),

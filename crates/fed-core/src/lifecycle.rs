@@ -102,6 +102,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// Datagrams of one member do not reach another.
     Blocked,
+    /// A port of this host is taken by another program.
+    Taken,
     /// Any other.
     #[default]
     Other,

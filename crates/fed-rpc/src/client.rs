@@ -133,6 +133,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether another program of this host has the port at which the agent is awaited.
+    pub fn is_port_taken(&self) -> bool {
+        matches!(self, Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+
     /// Says why a handshake with `address` failed, in which `own` was shown.
     pub(crate) fn of_handshake(address: String, own: Fingerprint, source: io::Error) -> Self {
         match refusal(&source) {

@@ -31,6 +31,7 @@ mod kin;
 mod limits;
 mod mount;
 mod netlink;
+pub mod passing;
 mod plan;
 mod process;
 mod root;

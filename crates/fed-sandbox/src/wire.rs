@@ -1,16 +1,15 @@
 //! The socket pair between the halves: one JSON message in each packet, with at most one
 //! descriptor.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::passing;
 use crate::spec::{ExitStatus, IpFamily, ProcessId, ProcessSpec, ProcessStep};
 
 /// The largest message in bytes: fits the smallest usual send buffer of a socket (208 KiB).
@@ -113,22 +112,8 @@ pub(crate) fn send(
     bytes: &[u8],
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let raw: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let rights = if raw.is_empty() { &[] } else { &rights[..] };
-    let parts = [IoSlice::new(bytes)];
-    loop {
-        match sendmsg::<()>(
-            socket.as_raw_fd(),
-            &parts,
-            rights,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        ) {
-            Err(Errno::EINTR) => {}
-            sent => return sent.map(drop).map_err(io::Error::from),
-        }
-    }
+    // A packet is sent as a whole.
+    passing::send(socket, bytes, descriptor).map(drop)
 }
 
 /// Receives one packet; `None` at the end of the stream.
@@ -136,37 +121,10 @@ pub(crate) fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let mut bytes = vec![0; MAX_MESSAGE];
-    let (length, descriptor) = loop {
-        match receive_bytes(socket, &mut bytes) {
-            Err(Errno::EINTR) => {}
-            received => break received?,
-        }
-    };
+    let (length, descriptor) = passing::receive(socket, &mut bytes)?;
     if length == 0 {
         return Ok(None);
     }
     let message = serde_json::from_slice(&bytes[..length])?;
     Ok(Some((message, descriptor)))
-}
-
-fn receive_bytes(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-) -> nix::Result<(usize, Option<OwnedFd>)> {
-    let mut control = cmsg_space!(RawFd);
-    let mut parts = [IoSliceMut::new(bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let packet = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-    let mut descriptor = None;
-    for message in packet.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = message {
-            for fd in raw {
-                #[expect(unsafe_code, reason = "received descriptors come as integers")]
-                // SAFETY: the kernel has just made this descriptor for us alone.
-                let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-                descriptor = Some(owned);
-            }
-        }
-    }
-    Ok((packet.bytes, descriptor))
 }

@@ -30,7 +30,7 @@ pub struct DialLimits {
     /// Name and TCP. Default 5 s.
     pub connect: Duration,
     /// From there until the operator has shown its key and begun to speak: one that listens without
-    /// wanting a connection yet may keep it for later. Default 60 s.
+    /// wanting a connection yet may keep it for later, for 50 s at most. Default 60 s.
     pub answer: Duration,
 }
 
@@ -64,6 +64,12 @@ pub enum DialError {
     /// The operator listens, but wants no connection of this site now.
     #[error("it wants no connection now")]
     NotWanted,
+    /// Something accepts connections and says nothing, longer than an operator would.
+    #[error(
+        "it accepted the connection and said nothing for {} s: what listens there is no operator, or \
+         something on the way swallows what is sent", .0.as_secs()
+    )]
+    Silent(Duration),
     /// Whoever answers holds a key that is not enrolled here.
     #[error(
         "whoever answers has the key {seen}, which is not enrolled here; let the operator in with \
@@ -126,7 +132,7 @@ pub async fn dial(
     );
     let stream = greeted
         .await
-        .map_err(|_| DialError::NotWanted)?
+        .map_err(|_| DialError::Silent(limits.answer))?
         .map_err(|source| explain(source, remote))?;
     TlsConn::new(stream, remote)
         .ok_or_else(|| DialError::Protocol(io::Error::other("it showed no certificate")))

@@ -1,13 +1,13 @@
 //! The operator's port: connections by what their first message says, before any key is used.
 
-use std::fmt;
 use std::io::{self, Cursor};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Chain, Join};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -29,34 +29,25 @@ pub struct Announced {
     pub caller: Caller,
 }
 
-/// What a connection is read from and written to.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Transport for T {}
-
-/// A connection that somebody has opened who may be an agent: TLS begins with its first byte.
+/// A connection that somebody has opened who may be an agent, and its first message.
+#[derive(Debug)]
 pub struct Caller {
-    pub(super) remote: SocketAddr,
-    pub(super) stream: Box<dyn Transport>,
+    /// Where it came from.
+    pub remote: SocketAddr,
+    /// The connection.
+    pub stream: TcpStream,
+    /// What has been read from it.
+    pub read: Vec<u8>,
 }
 
+/// What is read from and written to as if nothing had been read.
+pub(super) type Transport = Join<Chain<Cursor<Vec<u8>>, OwnedReadHalf>, OwnedWriteHalf>;
+
 impl Caller {
-    /// Takes a connection on which no byte has been read.
-    pub fn new(
-        remote: SocketAddr,
-        stream: impl AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
-    ) -> Self {
-        let stream = Box::new(stream);
-        Self { remote, stream }
-    }
-
-    /// Where it came from.
-    pub fn remote(&self) -> SocketAddr {
-        self.remote
-    }
-
-    /// The connection itself.
-    pub fn into_stream(self) -> impl AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
-        self.stream
+    /// The connection, with what has been read put back in front.
+    pub(super) fn into_transport(self) -> Transport {
+        let (reader, writer) = self.stream.into_split();
+        tokio::io::join(Cursor::new(self.read).chain(reader), writer)
     }
 
     /// Says that no connection is wanted, and ends it.
@@ -67,15 +58,6 @@ impl Caller {
         };
         // The outcome does not matter any more.
         let _ = timeout(FAREWELL, words).await;
-    }
-}
-
-impl fmt::Debug for Caller {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Caller")
-            .field("remote", &self.remote)
-            .finish_non_exhaustive()
     }
 }
 
@@ -107,14 +89,16 @@ pub fn callers(
     )
 }
 
-/// Reads the first message; what was read is put back in front.
+/// Reads the first message.
 async fn announced(mut stream: TcpStream, remote: SocketAddr) -> io::Result<Announced> {
     stream.set_nodelay(true)?;
     let (read, name) = hello(&mut stream).await?;
     let site = name.as_deref().and_then(super::site_of).map(str::to_owned);
-    let (reader, writer) = stream.into_split();
-    let stream = tokio::io::join(Cursor::new(read).chain(reader), writer);
-    let caller = Caller::new(remote, stream);
+    let caller = Caller {
+        remote,
+        stream,
+        read,
+    };
     match site {
         Some(site) => Ok(Announced { site, caller }),
         None => {

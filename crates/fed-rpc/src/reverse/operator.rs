@@ -83,7 +83,7 @@ struct Waiter<Next> {
     on_failure: Box<dyn Fn(&ConnectError) + Send + Sync>,
 }
 
-type Stream = TlsStream<Box<dyn Transport>>;
+type Stream = TlsStream<Transport>;
 
 /// A connection of the awaited agent.
 struct Call {
@@ -112,7 +112,7 @@ where
                 listen: self.awaited.listen.clone(),
                 source,
             })?;
-            let remote = caller.remote();
+            let remote = caller.remote;
             match self.accept(caller).await {
                 Ok(call) => return Ok(call),
                 Err(Some(source)) => {
@@ -130,7 +130,10 @@ where
     async fn accept(&self, caller: Caller) -> Result<Call, Option<io::Error>> {
         let patience = HandshakeLimits::default().timeout;
         let remote = caller.remote;
-        let accepting = self.acceptor.accept(caller.stream).into_fallible();
+        let accepting = self
+            .acceptor
+            .accept(caller.into_transport())
+            .into_fallible();
         match timeout(patience, accepting).await {
             Ok(Ok(stream)) => {
                 let stream = TlsStream::from(stream);

@@ -111,7 +111,10 @@ impl Dialling {
                 let who = self.roster.past(seen);
                 warn!(address, who, %error, "dialled in vain; tried again every {again} s");
             }
-            DialError::Refused(_) | DialError::Protocol(_) | DialError::Address { .. } => {
+            DialError::Refused(_)
+            | DialError::Protocol(_)
+            | DialError::Silent(_)
+            | DialError::Address { .. } => {
                 warn!(address, %error, "dialled in vain; tried again every {again} s");
             }
             DialError::Resolve(_) | DialError::Unreachable(_) | DialError::Timeout(_) => {

@@ -89,6 +89,10 @@ struct Keys<'a> {
     python: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Tables<'a> {
     pool: [Pool<'a>; 1],
 }
 
@@ -97,6 +101,25 @@ struct Pool<'a> {
     name: &'a str,
     data: &'a [String],
 }
+
+/// What a site may add to each part of the file; the rest is in docs/agent.md.
+const MORE: &str = "\
+# prologue = \"module load python\"  # shell commands before the interpreter
+# read_only = [\"/opt/software\"]    # what workers may read besides
+# reach = [\"store.site:443\"]       # hosts of the site's network that workers may connect to
+# scratch = \"100 GiB\"              # most that one federation may write
+";
+const MORE_OF_POOL: &str = "\
+# workers = 4                       # how many start when the operator names no number
+# max_workers = 16                  # most of one federation
+# threads = 4                       # of each worker
+# memory = \"8 GiB\"                # of each worker
+";
+const POLICY: &str = "\
+# [policy]                          # limits of each operator
+# workers = 16                      # over all federations, at a time
+# lifetime = \"8h\"                 # of a federation
+";
 
 impl Draft {
     /// The text of the file, and what it says: not written yet, so that it can be tried first.
@@ -126,6 +149,8 @@ impl Draft {
             state: &file.state,
             python: self.python.as_deref(),
             user: self.user.as_deref(),
+        };
+        let tables = Tables {
             pool: [Pool {
                 name: name.as_str(),
                 data: &self.data,
@@ -136,7 +161,11 @@ impl Draft {
             problem,
         };
         let keys = toml::to_string(&keys).map_err(|error| wrong(error.to_string()))?;
-        let text = format!("# The agent of a fed site. All keys: docs/agent.md\n\n{keys}");
+        let tables = toml::to_string(&tables).map_err(|error| wrong(error.to_string()))?;
+        let text = format!(
+            "# The agent of a fed site. All keys: docs/agent.md\n\n\
+             {keys}{MORE}\n{tables}{MORE_OF_POOL}\n{POLICY}"
+        );
         let config = file.parse(&text).map_err(wrong)?;
         Ok((text, config))
     }
@@ -254,6 +283,22 @@ mod tests {
         );
         draft().agrees(&file(), &config).unwrap();
         Draft::default().agrees(&file(), &config).unwrap();
+    }
+
+    #[test]
+    fn what_may_be_added_is_right_as_it_stands() {
+        let (text, _) = draft().text(&file()).unwrap();
+        let (first, rest) = text.split_once('\n').unwrap();
+        assert!(first.starts_with("# "), "{first}");
+        let added: Vec<&str> = rest
+            .lines()
+            .map(|line| line.strip_prefix("# ").unwrap_or(line))
+            .collect();
+        let added = added.join("\n");
+        let config = file().parse(&added).unwrap();
+        assert_eq!(config.policy.workers, Some(16), "{added}");
+        assert_eq!(config.pools[0].max_workers, Some(16), "{added}");
+        assert_eq!(config.read_only.len(), 1, "{added}");
     }
 
     #[test]

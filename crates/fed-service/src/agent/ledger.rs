@@ -20,6 +20,8 @@ pub(super) struct Headcount {
     pub(super) staying: u32,
     /// Those that have been told to end, and have not yet.
     pub(super) ending: u32,
+    /// How many of these take the places of others, because it is not known whether they started.
+    pub(super) doubtful: u32,
 }
 
 /// The workers of a federation, by pool.
@@ -193,7 +195,8 @@ impl Entry {
         let mut load = self.load.clone();
         for (pool, workers) in reserved.into_iter().flatten() {
             let count = load.entry(pool.clone()).or_default();
-            count.staying = count.staying.max(*workers);
+            let beside = workers.saturating_sub(count.doubtful);
+            count.staying = count.staying.max(beside);
         }
         let of_pool = |(pool, count): (&PoolName, &Headcount)| {
             let workers = u64::from(count.staying) + u64::from(count.ending);

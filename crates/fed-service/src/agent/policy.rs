@@ -116,10 +116,11 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// The limits of one operator: a table with the operator's key counts, else one with the name
-    /// (if it is not one that the operator chose), else the general ones.
+    /// The limits of one operator: a table with a key of the operator's counts, even one that another
+    /// has replaced since, else one with the name (if it is not one that the operator chose), else the
+    /// general ones.
     pub(super) fn of(&self, operator: &Operator) -> Limits {
-        let is_key = |key: &str| key == operator.fingerprint || key == operator.id();
+        let is_key = |key: &str| operator.goes_by(key);
         let mut tables = self.operators.iter();
         let by_key = tables.find(|table| table.fingerprint.as_deref().is_some_and(is_key));
         let is_name = |table: &&OperatorTable| {

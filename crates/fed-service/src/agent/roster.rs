@@ -18,6 +18,8 @@ use crate::state::{self, Lock, StateError};
 
 /// How long it is remembered whose a key was that counts no more, for the log.
 const MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Earlier keys of an operator that are remembered beside the first.
+const BETWEEN_MAX: usize = 64;
 
 /// A key with which an operator may call this agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,9 @@ pub struct Operator {
     /// The key that they were enrolled with, if this one has replaced it since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<String>,
+    /// The keys that came between that one and this one, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub between: Vec<String>,
     /// When this key ceases to count, in seconds since 1970, if another has replaced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
@@ -48,6 +53,7 @@ impl Operator {
             enrolled,
             named_by_site: false,
             first: None,
+            between: Vec::new(),
             until: None,
         }
     }
@@ -55,6 +61,24 @@ impl Operator {
     /// What stays the same whatever key they use: federations belong to it.
     pub fn id(&self) -> &str {
         self.first.as_deref().unwrap_or(&self.fingerprint)
+    }
+
+    /// Whether a key is theirs, or was: what a site writes of one holds for those that follow.
+    pub(super) fn goes_by(&self, key: &str) -> bool {
+        key == self.fingerprint || key == self.id() || self.between.iter().any(|own| own == key)
+    }
+
+    /// The keys that come before `next`, without the first.
+    fn before(&self, next: &str, known: Option<&Self>) -> Vec<String> {
+        let known = known.map_or(&[][..], |known| &known.between);
+        let mut keys: Vec<String> = Vec::new();
+        for key in self.between.iter().chain([&self.fingerprint]).chain(known) {
+            if key != self.id() && key != next && !keys.contains(key) {
+                keys.push(key.clone());
+            }
+        }
+        let surplus = keys.len().saturating_sub(BETWEEN_MAX);
+        keys.split_off(surplus)
     }
 
     fn replaced(&self) -> RosterError {
@@ -303,7 +327,7 @@ impl Roster {
             // a part in what they run.
             (None, _) => {
                 let (key, operators) = (key.to_string(), self.operators()?);
-                let successor = operators.iter().find(|operator| operator.id() == key);
+                let successor = operators.iter().find(|operator| operator.goes_by(&key));
                 successor.map_or(Ok(()), |operator| Err(operator.replaced()))
             }
         }
@@ -325,7 +349,7 @@ impl Roster {
         let operator = &self.still(operator)?;
         let known = state::read_json::<Operator>(&file(&self.operators, new))?;
         // A key by which another operator still goes is that one's, even after it was replaced.
-        let goes_by_it = |other: &Operator| other.id() == new.to_string();
+        let goes_by_it = |other: &Operator| other.goes_by(&new.to_string());
         let others = self.operators()?.into_iter().filter(goes_by_it);
         if known
             .iter()
@@ -335,13 +359,14 @@ impl Roster {
         {
             return Err(RosterError::Taken);
         }
-        let counts = known.is_some_and(|known| known.until.is_none());
+        let counts = known.as_ref().is_some_and(|known| known.until.is_none());
         if operator.until.is_some() && !counts {
             return Err(operator.replaced());
         }
         let new_key = Operator {
             fingerprint: new.to_string(),
             first: Some(operator.id().to_owned()).filter(|first| *first != new.to_string()),
+            between: operator.before(&new.to_string(), known.as_ref()),
             until: None,
             ..operator.clone()
         };

@@ -68,16 +68,17 @@ pub struct Supervision {
 }
 
 impl Supervision {
-    /// Waits until the node has ended; kills it after `patience`.
-    pub async fn ended(&mut self, patience: Duration) {
+    /// Waits until the node has ended; kills it after `patience`. Whether it ended by itself.
+    pub async fn ended(&mut self, patience: Duration) -> bool {
         self.pipe = None;
-        if tokio::time::timeout(patience, self.child.wait())
+        let by_itself = tokio::time::timeout(patience, self.child.wait())
             .await
-            .is_err()
-        {
+            .is_ok();
+        if !by_itself {
             // It is killed or has just ended; either way it is gone.
             let _ = self.child.kill().await;
         }
+        by_itself
     }
 
     /// Waits until the node ends by itself.

@@ -7,10 +7,12 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use fed_core::Destination;
 use fed_sandbox::Handle;
+use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -149,18 +151,21 @@ async fn serve<Dialled>(
 {
     let mut connections = JoinSet::new();
     let quiet = Quiet::default();
-    let mut waiting = None;
+    // Whoever waits keeps its place whatever else happens.
+    let mut waiting = pin!(Fuse::terminated());
     loop {
         tokio::select! {
-            accepted = listener.accept(), if waiting.is_none() => match accepted {
-                Ok((inside, _)) => waiting = Some(inside),
+            accepted = listener.accept(), if waiting.is_terminated() => match accepted {
+                Ok((inside, _)) => {
+                    let room = room.clone();
+                    waiting.set(async move { (inside, room.enter().await) }.fuse());
+                }
                 Err(error) => {
                     complain(&quiet, &destination, &error);
                     tokio::time::sleep(RETRY).await;
                 }
             },
-            permit = room.enter(), if waiting.is_some() => {
-                let inside = waiting.take().expect("there is one that waits");
+            (inside, permit) = &mut waiting => {
                 let dialled = dial(destination.clone());
                 connections.spawn(async move {
                     let carried = carry(inside, dialled).await;

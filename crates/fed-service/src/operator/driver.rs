@@ -18,7 +18,7 @@ use super::inbound::Inbound;
 use super::reach;
 use super::report::{Step, Untold};
 use super::scheduler;
-use super::site::SiteClient;
+use super::site::{SiteClient, SiteError};
 use super::state::{FederationFolder, OperatorState, Site};
 use crate::node::{self, GatewayInfo, MeshReport, NodeClient, NodeSpec, Supervision};
 use crate::python::{self, Interpreter};
@@ -51,11 +51,40 @@ enum Trouble {
     Own(String),
     /// Which members do not reach one another, whoever noticed.
     Blocked(String),
+    /// A port of this host that another program has.
+    Taken(String),
 }
 
 impl From<String> for Trouble {
     fn from(message: String) -> Self {
         Self::Own(message)
+    }
+}
+
+impl From<SiteError> for Trouble {
+    fn from(error: SiteError) -> Self {
+        let message = error.to_string();
+        if matches!(&error, SiteError::Connect(error) if error.is_port_taken()) {
+            Self::Taken(message)
+        } else {
+            Self::Own(message)
+        }
+    }
+}
+
+impl Trouble {
+    /// What it means for the federation; `who` was to do it.
+    fn failure(self, who: String) -> Failure {
+        let (member, kind, message) = match self {
+            Self::Own(message) => (Some(who), FailureKind::Other, message),
+            Self::Blocked(message) => (None, FailureKind::Blocked, message),
+            Self::Taken(message) => (None, FailureKind::Taken, message),
+        };
+        Failure {
+            member,
+            kind,
+            message,
+        }
     }
 }
 
@@ -105,16 +134,7 @@ impl Driver {
             let (who, _) = describe(&action, driver.plan.as_deref());
             let outcome = match driver.carry_out(action).await {
                 Ok(outcome) => outcome,
-                Err(Trouble::Own(message)) => Outcome::Event(Event::Failed(Failure {
-                    member: Some(who),
-                    kind: FailureKind::Other,
-                    message,
-                })),
-                Err(Trouble::Blocked(message)) => Outcome::Event(Event::Failed(Failure {
-                    member: None,
-                    kind: FailureKind::Blocked,
-                    message,
-                })),
+                Err(trouble) => Outcome::Event(Event::Failed(trouble.failure(who))),
             };
             // Fails only when the operator has ended, and then nobody waits for it.
             let _ = driver.outcomes.send(outcome).await;
@@ -123,7 +143,7 @@ impl Driver {
 
     async fn carry_out(&self, action: Action) -> Result<Outcome, Trouble> {
         let event = match action {
-            Action::Describe(site) => return Ok(self.describe_site(site).await?),
+            Action::Describe(site) => return self.describe_site(site).await,
             Action::Prepare(MemberId::OPERATOR) => return Ok(self.start_node().await?),
             Action::Prepare(member) => {
                 let peer = self.site(member)?.prepare(self.plan()?, member).await;
@@ -170,12 +190,11 @@ impl Driver {
             .ok_or_else(|| format!("no site is member {member:?}"))
     }
 
-    async fn describe_site(&self, name: SiteName) -> Result<Outcome, String> {
+    async fn describe_site(&self, name: SiteName) -> Result<Outcome, Trouble> {
         let site = self
             .inventory
             .get(&name)
             .ok_or_else(|| format!("no site is called {name}"))?;
-        let text = |error: super::SiteError| error.to_string();
         let connected = SiteClient::connect(
             &self.state,
             &self.inbound,
@@ -183,8 +202,8 @@ impl Driver {
             site,
             &self.identity,
         );
-        let client = connected.await.map_err(text)?;
-        let description = client.describe().await.map_err(text)?;
+        let client = connected.await?;
+        let description = client.describe().await?;
         Ok(Outcome::Site(
             Box::new(client),
             Event::Described(name, Box::new(description)),

@@ -1,6 +1,6 @@
 //! Redeeming an invitation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use fed_core::{Leases, NameError, SiteName};
@@ -53,6 +53,30 @@ pub enum EnrolError {
         /// Where its agent listens.
         address: String,
     },
+    /// Another agent is awaited at the same port of another address.
+    #[error(
+        "the agent of {other} is awaited at {own} already, and one port has one address: await that of {site} there too (`--listen {own}`), or at another port than {listen}"
+    )]
+    OtherListen {
+        /// The site.
+        site: SiteName,
+        /// Where its agent was to be awaited.
+        listen: String,
+        /// A site that was added before.
+        other: SiteName,
+        /// Where that one's agent is awaited.
+        own: String,
+    },
+    /// The agent does not know the invitation, and it has not expired by this host's clock.
+    #[error(
+        "{address} does not take this invitation: it has been used, or is too old by the site's clock{}; ask the site for a new one (`fed agent invite`)", if *.known { " (`fed site list` has this site already)" } else { "" }
+    )]
+    Spent {
+        /// Where the agent is reached; the site's name where it dials.
+        address: String,
+        /// Whether the site is recorded with the same agent.
+        known: bool,
+    },
     /// The agent could not be reached.
     #[error("{address}: {source}")]
     Connect {
@@ -101,6 +125,9 @@ pub async fn enrol(
     }
     let identity = state.identity()?;
     let way = way(&invited, invitation, listen)?;
+    if let Way::Listen(listen) = &way {
+        one_address(&invited, listen, &state.sites()?)?;
+    }
     let address = match &way {
         Way::Address(address) => address.clone(),
         Way::Listen(_) => invited.to_string(),
@@ -108,10 +135,19 @@ pub async fn enrol(
     let pins = Pins::new([invitation.agent()]);
     let inbound = Inbound::of(state);
     let connected = reach(&inbound, &invited, &way, invitation.identity(), &pins).await;
-    let (mut connected, _) = connected.map_err(|source| EnrolError::Connect {
-        address: address.clone(),
-        source,
-    })?;
+    let (mut connected, _) = match connected {
+        Ok(connected) => connected,
+        Err(ConnectError::Refused { .. }) => {
+            let agent = invitation.agent().to_string();
+            let known = state
+                .sites()?
+                .get(&invited)
+                .map(|site| site.fingerprint == agent);
+            let known = known.unwrap_or_default();
+            return Err(EnrolError::Spent { address, known });
+        }
+        Err(source) => return Err(EnrolError::Connect { address, source }),
+    };
     let proof = possession::prove(&identity, Purpose::Enrol(operator_name), &connected.binding);
     let mut request = tonic::Request::new(v1::EnrolRequest {
         operator_certificate: identity.certificate().to_vec(),
@@ -160,6 +196,31 @@ fn way(site: &SiteName, invitation: &Invitation, listen: Option<&str>) -> Result
     }
 }
 
+/// Refuses to listen on one port at two addresses: commands that run at a time share a port, and one
+/// of them has it at one address.
+fn one_address(
+    site: &SiteName,
+    listen: &str,
+    sites: &BTreeMap<SiteName, Site>,
+) -> Result<(), EnrolError> {
+    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+    for (other, known) in sites {
+        if let Way::Listen(own) = &known.way
+            && other != site
+            && own != listen
+            && port(own) == port(listen)
+        {
+            return Err(EnrolError::OtherListen {
+                site: site.clone(),
+                listen: listen.to_owned(),
+                other: other.clone(),
+                own: own.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use fed_rpc::Identity;
@@ -204,5 +265,30 @@ mod tests {
         let error = error.to_string();
         assert!(error.contains("me:4789, other:4790"), "{error}");
         assert!(error.contains("--listen"), "{error}");
+    }
+
+    #[test]
+    fn a_port_has_one_address() {
+        let site = |way| Site {
+            way,
+            fingerprint: String::new(),
+            next: None,
+        };
+        let sites = BTreeMap::from([
+            ("a".parse().unwrap(), site(Way::Listen("[::]:4789".into()))),
+            ("b".parse().unwrap(), site(Way::Address("host:4790".into()))),
+        ]);
+        let new = "c".parse().unwrap();
+        for fits in ["[::]:4789", "192.0.2.1:4790"] {
+            one_address(&new, fits, &sites).unwrap();
+        }
+        let error = one_address(&new, "192.0.2.1:4789", &sites).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("the agent of a is awaited at [::]:4789"),
+            "{text}"
+        );
+        // Its own record is replaced.
+        one_address(&"a".parse().unwrap(), "192.0.2.1:4789", &sites).unwrap();
     }
 }

@@ -1,22 +1,21 @@
 //! The ports at which agents are awaited that dial: one for all commands of the operator.
 //!
 //! Whichever command comes first listens, and hands the others of this user, over a socket in the
-//! state folder, the connections that are for them: what it passes on there is TLS between the agent
-//! and the other command, which it cannot read. When it ends, another one listens.
+//! state folder, the connections that are for them: the sockets themselves, so that it has no part in
+//! what is said there, and nothing breaks when it ends. Then another one listens.
 
+mod handing;
 mod port;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fed_core::SiteName;
 use fed_rpc::reverse::Caller;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixStream;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep};
 
@@ -28,8 +27,6 @@ use crate::control;
 const NEIGHBOURLY: Duration = Duration::from_secs(3);
 /// How often it is looked whether the port is free.
 const POLL: Duration = Duration::from_millis(100);
-/// Longest line that a neighbour sends, in bytes.
-const MAX_LINE: u64 = 256;
 
 /// What one command listens at. Clones share it; the last one closes the ports.
 #[derive(Clone, Debug)]
@@ -105,22 +102,11 @@ fn socket(folder: &Path, listen: &str) -> PathBuf {
     folder.join(format!("listen-{name}.sock"))
 }
 
-/// Waits for a connection that the command with this socket passes on. Nothing if it ends first.
+/// Waits for a connection that the command with this socket hands over. Nothing if it ends first.
 async fn ask_neighbour(socket: &Path, site: &SiteName) -> io::Result<Option<Caller>> {
-    let mut stream = BufReader::new(control::open(socket).await?);
+    let mut stream = control::open(socket).await?;
     stream.write_all(format!("{site}\n").as_bytes()).await?;
-    let Some(remote) = line(&mut stream).await? else {
-        return Ok(None);
-    };
-    let remote: SocketAddr = remote.parse().map_err(io::Error::other)?;
-    Ok(Some(Caller::new(remote, stream)))
-}
-
-/// Reads a line; nothing at the end.
-async fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<String>> {
-    let mut text = String::new();
-    stream.take(MAX_LINE).read_line(&mut text).await?;
-    Ok(text.strip_suffix('\n').map(str::to_owned))
+    handing::take(stream).await
 }
 
 #[cfg(test)]

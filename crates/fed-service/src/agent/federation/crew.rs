@@ -2,7 +2,7 @@
 //!
 //! Does no IO: the federation's task asks here, and brings about what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fed_core::{MemberId, PoolName};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub(in crate::agent) struct Crew {
     /// Names of those that have been told to end, and may not have yet.
     #[serde(default)]
     ending: BTreeMap<PoolName, Vec<String>>,
+    /// Which of these may never have started: until they have ended, no others take their places.
+    #[serde(default)]
+    doubtful: BTreeSet<String>,
 }
 
 /// What the end of a worker means.
@@ -56,15 +59,17 @@ impl Crew {
     /// been told to end until they have.
     pub(in crate::agent) fn load(&self) -> Load {
         let mut load = Load::new();
-        for (pool, wanted) in &self.wanted {
-            load.entry(pool.clone()).or_default().staying = *wanted;
+        for pool in self.wanted.keys() {
+            load.entry(pool.clone()).or_default().staying = self.due(pool);
         }
         for (pool, workers) in &self.workers {
             let Headcount { staying, .. } = load.entry(pool.clone()).or_default();
             *staying = count(workers).max(*staying);
         }
         for (pool, workers) in &self.ending {
-            load.entry(pool.clone()).or_default().ending = count(workers);
+            let of_pool = load.entry(pool.clone()).or_default();
+            of_pool.ending = count(workers);
+            of_pool.doubtful = self.doubtful(pool);
         }
         load
     }
@@ -74,12 +79,29 @@ impl Crew {
         self.wanted.insert(pool.clone(), workers);
     }
 
-    /// Counts as running the workers that a pool is short of, and returns their names.
+    /// How many workers a pool is to have while it is not known whether some have started.
+    fn due(&self, pool: &PoolName) -> u32 {
+        self.wanted(pool).saturating_sub(self.doubtful(pool))
+    }
+
+    fn doubtful(&self, pool: &PoolName) -> u32 {
+        let ending = self.ending.get(pool).into_iter().flatten();
+        let doubtful = ending.filter(|worker| self.doubtful.contains(*worker));
+        u32::try_from(doubtful.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a pool has fewer workers than it should.
+    pub(in crate::agent) fn is_short(&self, pool: &PoolName) -> bool {
+        self.workers.get(pool).map_or(0, |workers| count(workers)) < self.wanted(pool)
+    }
+
+    /// Counts as running the workers that a pool is short of and may have now, and returns their
+    /// names.
     pub(in crate::agent) fn hire(&mut self, pool: &PoolName, member: MemberId) -> Vec<String> {
-        let wanted = self.wanted(pool);
+        let due = self.due(pool);
         let workers = self.workers.entry(pool.clone()).or_default();
         let mut hired = Vec::new();
-        while count(workers) < wanted {
+        while count(workers) < due {
             let name = workers::name(pool, member, self.next_worker);
             self.next_worker += 1;
             workers.push(name.clone());
@@ -95,6 +117,12 @@ impl Crew {
         workers.retain(|worker| !names.contains(worker));
         let wanted = before.max(count(workers)).min(self.wanted(pool));
         self.want(pool, wanted);
+    }
+
+    /// Counts as ending a worker of which it is not known whether it has started.
+    pub(in crate::agent) fn doubt(&mut self, name: &str) {
+        self.doubtful.insert(name.to_owned());
+        self.release(&[name.to_owned()]);
     }
 
     /// Counts the youngest workers that a pool has too many as ending, and returns their names.
@@ -153,6 +181,7 @@ impl Crew {
         for workers in self.ending.values_mut() {
             workers.retain(|worker| worker != name);
         }
+        self.doubtful.remove(name);
         let mut pools = self.workers.iter_mut();
         let Some((pool, workers)) =
             pools.find(|(_, workers)| workers.iter().any(|worker| worker == name))
@@ -175,6 +204,7 @@ impl Crew {
         for workers in self.ending.values_mut() {
             workers.retain(|worker| running.contains(worker));
         }
+        self.doubtful.retain(|worker| running.contains(worker));
     }
 
     /// Takes account of the processes that outlived an earlier agent. Returns the pools that have
@@ -213,7 +243,37 @@ mod tests {
     }
 
     fn load(staying: u32, ending: u32) -> Load {
-        Load::from([(pool("hot"), Headcount { staying, ending })])
+        let count = Headcount {
+            staying,
+            ending,
+            doubtful: 0,
+        };
+        Load::from([(pool("hot"), count)])
+    }
+
+    #[test]
+    fn no_other_takes_the_place_of_a_worker_that_may_have_started() {
+        let mut crew = crew(4);
+        assert_eq!(
+            crew.exited("hot-1-1", false, false),
+            Exit::Lost(pool("hot"))
+        );
+        let hired = crew.hire(&pool("hot"), MemberId::site(1));
+        assert_eq!(hired, ["hot-1-4"]);
+        crew.doubt("hot-1-4");
+        crew.unhire(&pool("hot"), &[], 4);
+        let count = Headcount {
+            staying: 3,
+            ending: 1,
+            doubtful: 1,
+        };
+        assert_eq!(crew.load(), Load::from([(pool("hot"), count)]));
+        assert!(crew.hire(&pool("hot"), MemberId::site(1)).is_empty());
+        assert!(crew.is_short(&pool("hot")));
+        assert_eq!(crew.exited("hot-1-4", true, true), Exit::Expected);
+        assert_eq!(crew.load(), load(4, 0));
+        assert_eq!(crew.hire(&pool("hot"), MemberId::site(1)), ["hot-1-5"]);
+        assert!(!crew.is_short(&pool("hot")));
     }
 
     #[test]

@@ -19,9 +19,16 @@ impl Task {
     pub(super) async fn replace(&mut self) {
         for pool in self.replacements.take(Instant::now()) {
             let wanted = self.record.crew.wanted(&pool);
-            if let Err(refusal) = self.scale(&pool, wanted).await {
-                let wait = self.replacements.lost(&pool, Instant::now());
-                warn!(%pool, error = refusal.message, ?wait, "its workers were not replaced");
+            match self.scale(&pool, wanted).await {
+                Err(refusal) => {
+                    let wait = self.replacements.lost(&pool, Instant::now());
+                    warn!(%pool, error = refusal.message, ?wait, "its workers were not replaced");
+                }
+                // Others that may have started must have ended before.
+                Ok(()) if self.record.crew.is_short(&pool) => {
+                    self.replacements.lost(&pool, Instant::now());
+                }
+                Ok(()) => {}
             }
         }
     }
@@ -95,11 +102,14 @@ impl Task {
             let mut never_started = &hired[index..];
             if !matches!(error, NodeError::Refused(_)) {
                 // It may be about to start.
-                self.record.crew.release(&never_started[..1]);
+                self.record.crew.doubt(name);
                 never_started = &never_started[1..];
             }
             let had = before.wanted(pool);
             self.record.crew.unhire(pool, never_started, had);
+            if self.record.crew.is_short(pool) {
+                self.replacements.lost(pool, Instant::now());
+            }
             self.end_again().await;
             self.note();
             return Err(refuse(Reason::ProcessFailed, &error));

@@ -315,13 +315,14 @@ impl Task {
     async fn end(&mut self, reason: &str) {
         if let Some(mut running) = self.running.take() {
             info!(reason, "federation ends");
-            // A node that does not answer is killed below, or has died.
+            // A node that does not answer is killed below, or has ended with its lease.
             let stopped = tokio::time::timeout(2 * Leases::GRACE, self.client.stop()).await;
-            if !matches!(stopped, Ok(Ok(()))) {
-                warn!("the node did not end when told to");
-            }
-            if let Some(supervision) = &mut running.supervision {
-                supervision.ended(Leases::GRACE).await;
+            let ended = match &mut running.supervision {
+                Some(supervision) => supervision.ended(Leases::GRACE).await,
+                None => matches!(stopped, Ok(Ok(()))),
+            };
+            if !ended {
+                warn!("the node did not end when told to, and is killed");
             }
         }
         // One that was adopted, or could not be, is nobody's child.

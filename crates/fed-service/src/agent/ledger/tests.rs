@@ -5,7 +5,7 @@ mod model;
 use fed_core::SiteName;
 use proptest::prelude::*;
 
-use self::model::{Step, World, step};
+use self::model::{Fate, Step, World, step};
 use super::*;
 use crate::agent::policy::Limits;
 use crate::agent::policy::tests::{offer, pool};
@@ -22,7 +22,15 @@ fn workers(most: u32) -> Limits {
 }
 
 fn load(staying: u32, ending: u32) -> Load {
-    Load::from([(pool("hot"), Headcount { staying, ending })])
+    Load::from([(pool("hot"), headcount(staying, ending))])
+}
+
+fn headcount(staying: u32, ending: u32) -> Headcount {
+    Headcount {
+        staying,
+        ending,
+        doubtful: 0,
+    }
 }
 
 fn ledger(federations: &[(u8, &str)]) -> Ledger {
@@ -193,13 +201,12 @@ fn calls_may_be_taken_up_in_another_order_and_less_is_always_allowed() {
     let hot = ask(&mut ledger, 1, pool("hot"), 4, &limits).unwrap();
     let cold = ask(&mut ledger, 1, pool("cold"), 4, &limits).unwrap();
     assert_eq!(ledger.check(id(1), cold), Ok(()));
-    let staying = |staying, ending| Headcount { staying, ending };
-    ledger.report(id(1), Load::from([(pool("cold"), staying(4, 0))]));
+    ledger.report(id(1), Load::from([(pool("cold"), headcount(4, 0))]));
     ledger.release(id(1), cold);
     assert_eq!(ledger.check(id(1), hot), Ok(()));
     // One that seemed not to start is ending, beside those that were granted.
     let fewer = ask(&mut ledger, 1, pool("cold"), 3, &limits).unwrap();
-    let (hot_now, cold_now) = (staying(4, 1), staying(4, 0));
+    let (hot_now, cold_now) = (headcount(4, 1), headcount(4, 0));
     let now = Load::from([(pool("hot"), hot_now), (pool("cold"), cold_now)]);
     ledger.report(id(1), now);
     ledger.release(id(1), hot);
@@ -266,6 +273,27 @@ fn a_federation_pays_what_its_own_workers_take() {
     assert_eq!(have(&mut ledger, 2, 1, &limits), Ok(()));
     let refused = have(&mut ledger, 2, 2, &limits).unwrap_err();
     assert!(refused.contains("9 would become 10"), "{refused}");
+}
+
+#[test]
+fn a_start_that_was_not_answered_takes_the_place_of_one_that_crashed() {
+    let mut world = World::new(4);
+    for step in [
+        Step::Ask(0, 0, 4),
+        Step::Turn(0, Fate::Obeys),
+        Step::Crash(0, 0),
+        Step::Ask(0, 0, 4),
+        Step::Turn(0, Fate::IsSilent(0)),
+        Step::Replace(0, 0),
+        Step::Ask(0, 0, 4),
+        Step::Turn(0, Fate::Obeys),
+        Step::Settle,
+        Step::Replace(0, 0),
+    ] {
+        world.take(step);
+        world.check().unwrap();
+    }
+    assert_eq!(world.running(0), 4);
 }
 
 proptest! {

@@ -52,6 +52,13 @@ fn a_key_counts_more_than_a_name_and_both_more_than_the_rest() {
     let self_named = Operator::new("alice", "SHA256:b", 0);
     assert_eq!(policy.of(&self_named).workers, Some(1));
     assert_eq!(policy.of(&operator("alice", "SHA256:b")).cores, Some(9));
+    // A table goes with its operator from key to key.
+    let after = Operator {
+        first: Some("SHA256:first".to_owned()),
+        between: vec!["SHA256:a".to_owned()],
+        ..operator("alice", "SHA256:now")
+    };
+    assert_eq!(policy.of(&after).workers, Some(3));
 }
 
 #[test]

@@ -287,3 +287,39 @@ fn a_key_that_was_replaced_gets_no_other() {
     };
     assert_eq!(new.until, None);
 }
+
+#[test]
+fn an_operator_goes_by_every_key_that_was_theirs() {
+    let (_folder, roster) = roster();
+    let mut now = enrolled(&roster, 1, 2, "alice");
+    for next in [3, 4, 5] {
+        roster
+            .rotate(&now, &key(next), unix_seconds() + HOUR)
+            .unwrap();
+        let Role::Operator(operator) = roster.role(&key(next)) else {
+            panic!("refused");
+        };
+        now = operator;
+    }
+    for own in [2, 3, 4, 5] {
+        assert!(now.goes_by(&key(own).to_string()), "{own}");
+    }
+    assert!(!now.goes_by(&key(1).to_string()));
+    // Asked again by a key that was replaced before the last change, it forgets none.
+    let Role::Operator(old) = roster.role(&key(3)) else {
+        panic!("refused");
+    };
+    roster.rotate(&old, &key(5), unix_seconds()).unwrap();
+    let Role::Operator(now) = roster.role(&key(5)) else {
+        panic!("refused");
+    };
+    assert!(
+        [2, 3, 4, 5]
+            .iter()
+            .all(|own| now.goes_by(&key(*own).to_string()))
+    );
+    // Nobody else may come by one, even after it counts no more.
+    let bob = enrolled(&roster, 6, 7, "bob");
+    let taken = roster.rotate(&bob, &key(4), unix_seconds());
+    assert!(matches!(taken, Err(RosterError::Taken)), "{taken:?}");
+}

@@ -9,7 +9,7 @@ use fed_core::SiteName;
 use fed_rpc::reverse::{self, Announced, Caller};
 use fed_rpc::server::{HandshakeLimits, Incoming, IncomingFailure};
 use futures::StreamExt as _;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use super::line;
+use super::handing;
 use crate::{control, descriptors};
 
 /// How long a connection is kept for which nobody waits: an agent waits longer for the first word.
@@ -26,8 +26,10 @@ const KEPT: Duration = Duration::from_secs(45);
 const ROUND: Duration = Duration::from_secs(5);
 /// Questions that may wait.
 const QUEUE: usize = 16;
-/// Connections that are passed on or turned away at a time.
+/// Connections that are turned away, beside commands that wait, at a time.
 const SERVED_MAX: usize = 128;
+/// Longest line that a neighbour sends, in bytes.
+const MAX_LINE: u64 = 256;
 
 /// Somebody who waits for the next connection of a site.
 #[derive(Debug)]
@@ -99,7 +101,7 @@ struct Switchboard {
     callers: Incoming<Announced>,
     asking: mpsc::WeakSender<Ask>,
     asks: mpsc::Receiver<Ask>,
-    desk: Desk,
+    desk: Desk<Caller>,
     served: JoinSet<()>,
 }
 
@@ -125,7 +127,7 @@ impl Switchboard {
                 else => return,
             };
             for caller in unwanted {
-                debug!(remote = %caller.remote(), "nobody waits for it");
+                debug!(remote = %caller.remote, "nobody waits for it");
                 // Of very many at a time some are dropped without a word.
                 if self.served.len() < SERVED_MAX {
                     self.served.spawn(caller.turn_away());
@@ -143,17 +145,19 @@ impl Switchboard {
             return warn!("another user tried the socket of the port");
         }
         self.served.spawn(async move {
-            if let Err(error) = pass_on(stream, asking).await {
-                debug!(%error, "a connection was not passed on");
+            if let Err(error) = hand_over(stream, asking).await {
+                warn!(%error, "a connection could not be handed to another command");
             }
         });
     }
 }
 
-/// Waits on behalf of another command, and passes on what comes until one end is closed.
-async fn pass_on(stream: UnixStream, asking: mpsc::Sender<Ask>) -> io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    let Some(site) = line(&mut stream).await? else {
+/// Waits on behalf of another command, and hands it what comes.
+async fn hand_over(mut stream: UnixStream, asking: mpsc::Sender<Ask>) -> io::Result<()> {
+    let mut reader = BufReader::new((&mut stream).take(MAX_LINE));
+    let mut line = String::new();
+    reader.read_line(&mut line).await?;
+    let Some(site) = line.strip_suffix('\n') else {
         return Ok(());
     };
     let site = site.parse().map_err(io::Error::other)?;
@@ -161,30 +165,40 @@ async fn pass_on(stream: UnixStream, asking: mpsc::Sender<Ask>) -> io::Result<()
     // It fails only when the port is closed, and then there is no answer.
     let _ = asking.send(Ask { site, answer }).await;
     drop(asking);
+    let mut more = [0];
     let caller = tokio::select! {
         caller = caller => caller,
         // It has nothing to say before it is answered, so that it has left.
-        _ = stream.fill_buf() => return Ok(()),
+        _ = stream.read(&mut more) => return Ok(()),
     };
-    let Ok(caller) = caller else { return Ok(()) };
-    let remote = format!("{}\n", caller.remote());
-    stream.write_all(remote.as_bytes()).await?;
-    tokio::io::copy_bidirectional(&mut stream, &mut caller.into_stream()).await?;
-    Ok(())
+    match caller {
+        Ok(caller) => handing::give(stream, caller).await,
+        Err(_) => Ok(()),
+    }
 }
 
-/// Who waits, and who has called; knows neither sockets nor the clock.
-#[derive(Debug, Default)]
-struct Desk {
-    waiting: BTreeMap<String, VecDeque<oneshot::Sender<Caller>>>,
+/// Who waits, and which connections of theirs, `C`, have come; knows neither sockets nor the clock.
+#[derive(Debug)]
+struct Desk<C> {
+    waiting: BTreeMap<String, VecDeque<oneshot::Sender<C>>>,
     /// Sites that somebody has waited for: one connection of each is kept for the next.
     known: BTreeSet<String>,
-    kept: BTreeMap<String, (Caller, Instant)>,
+    kept: BTreeMap<String, (C, Instant)>,
 }
 
-impl Desk {
+impl<C> Default for Desk<C> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            known: BTreeSet::new(),
+            kept: BTreeMap::new(),
+        }
+    }
+}
+
+impl<C> Desk<C> {
     /// Answers with the connection that is kept, or with the next.
-    fn wait(&mut self, site: &str, answer: oneshot::Sender<Caller>) {
+    fn wait(&mut self, site: &str, answer: oneshot::Sender<C>) {
         self.known.insert(site.to_owned());
         let Some((caller, since)) = self.kept.remove(site) else {
             let waiting = self.waiting.entry(site.to_owned()).or_default();
@@ -197,7 +211,7 @@ impl Desk {
     }
 
     /// Takes a connection; returns the one that nobody wants, if there is one now.
-    fn call(&mut self, site: &str, mut caller: Caller, now: Instant) -> Option<Caller> {
+    fn call(&mut self, site: &str, mut caller: C, now: Instant) -> Option<C> {
         let mut waiting = self.waiting.get_mut(site);
         while let Some(answer) = waiting.as_mut().and_then(|waiting| waiting.pop_front()) {
             match answer.send(caller) {
@@ -213,8 +227,8 @@ impl Desk {
     }
 
     /// Lets go of connections that nobody has wanted for long.
-    fn expired(&mut self, now: Instant) -> Vec<Caller> {
-        let late = |(_, since): &mut (Caller, Instant)| now.duration_since(*since) >= KEPT;
+    fn expired(&mut self, now: Instant) -> Vec<C> {
+        let late = |(_, since): &mut (C, Instant)| now.duration_since(*since) >= KEPT;
         let late = self.kept.extract_if(.., |_, kept| late(kept));
         late.map(|(_, (caller, _))| caller).collect()
     }
@@ -223,15 +237,6 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn caller(port: u16) -> Caller {
-        let (stream, _) = tokio::io::duplex(1);
-        Caller::new(([127, 0, 0, 1], port).into(), stream)
-    }
-
-    fn port_of(caller: Option<Caller>) -> Option<u16> {
-        caller.map(|caller| caller.remote().port())
-    }
 
     #[test]
     fn who_waits_is_answered_in_order_and_with_his_own_site() {
@@ -244,23 +249,23 @@ mod tests {
         });
         // Who has left is passed over.
         drop(first);
-        assert!(desk.call("a", caller(1), now).is_none());
-        assert_eq!(port_of(second.blocking_recv().ok()), Some(1));
-        assert!(desk.call("b", caller(2), now).is_none());
-        assert_eq!(port_of(other.blocking_recv().ok()), Some(2));
+        assert!(desk.call("a", 1, now).is_none());
+        assert_eq!(second.blocking_recv().ok(), Some(1));
+        assert!(desk.call("b", 2, now).is_none());
+        assert_eq!(other.blocking_recv().ok(), Some(2));
     }
 
     #[test]
     fn one_connection_of_a_known_site_is_kept_and_none_of_a_strange_one() {
         let mut desk = Desk::default();
         let now = Instant::now();
-        assert_eq!(port_of(desk.call("a", caller(1), now)), Some(1));
+        assert_eq!(desk.call("a", 1, now), Some(1));
         let (answer, waiting) = oneshot::channel();
         desk.wait("a", answer);
-        assert!(desk.call("a", caller(2), now).is_none());
-        assert_eq!(port_of(waiting.blocking_recv().ok()), Some(2));
-        assert!(desk.call("a", caller(3), now).is_none());
-        assert_eq!(port_of(desk.call("a", caller(4), now)), Some(3));
+        assert!(desk.call("a", 2, now).is_none());
+        assert_eq!(waiting.blocking_recv().ok(), Some(2));
+        assert!(desk.call("a", 3, now).is_none());
+        assert_eq!(desk.call("a", 4, now), Some(3));
         assert!(desk.expired(now + KEPT / 2).is_empty());
         // Who has left does not get it.
         let (answer, gone) = oneshot::channel();
@@ -268,8 +273,8 @@ mod tests {
         desk.wait("a", answer);
         let (answer, waiting) = oneshot::channel();
         desk.wait("a", answer);
-        assert_eq!(port_of(waiting.blocking_recv().ok()), Some(4));
-        assert!(desk.call("a", caller(5), now).is_none());
+        assert_eq!(waiting.blocking_recv().ok(), Some(4));
+        assert!(desk.call("a", 5, now).is_none());
         let expired = desk.expired(now + KEPT);
         assert_eq!(expired.len(), 1);
     }

@@ -52,6 +52,15 @@ impl Operator {
         })
     }
 
+    fn awaited(&self, site: &str, agent: &Identity) -> Awaited {
+        Awaited {
+            site: site.to_owned(),
+            listen: self.listen.clone(),
+            agent: Pins::new([agent.fingerprint()]),
+            timeout: Leases::DIALLED,
+        }
+    }
+
     /// Waits, as one command, for the agent of `site`; returns the key that it shows.
     async fn wait(
         &self,
@@ -59,12 +68,7 @@ impl Operator {
         site: &str,
         agent: &Identity,
     ) -> Result<Fingerprint, ConnectError> {
-        let awaited = Awaited {
-            site: site.to_owned(),
-            listen: self.listen.clone(),
-            agent: Pins::new([agent.fingerprint()]),
-            timeout: Leases::DIALLED,
-        };
+        let awaited = self.awaited(site, agent);
         let (inbound, listen) = (inbound.clone(), self.listen.clone());
         let name: SiteName = site.parse().unwrap();
         let next = move || {
@@ -119,6 +123,32 @@ async fn commands_share_a_port_and_the_next_takes_it_over() {
     tokio::time::timeout(Duration::from_secs(30), gone)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_outlives_the_command_that_handed_it_over() {
+    let operator = operator().await;
+    let (first, second) = (Inbound::of(&operator.state), Inbound::of(&operator.state));
+    let [a, b] = ["a", "b"].map(|name| Identity::generate(name).unwrap());
+    let calls = operator.dial("a", &a);
+    operator.wait(&first, "a", &a).await.unwrap();
+    calls.await.unwrap();
+    let calls = operator.dial("b", &b);
+    let site: SiteName = "b".parse().unwrap();
+    let caller = second.caller(&operator.listen, &site).await.unwrap();
+    assert!(caller.remote.ip().is_loopback());
+    drop(first);
+    // All of the handshake but its first message is still to come.
+    let handed = std::sync::Mutex::new(Some(caller));
+    let next = move || {
+        let caller = handed.lock().unwrap().take();
+        async move { caller.ok_or_else(|| io::ErrorKind::BrokenPipe.into()) }
+    };
+    let awaited = operator.awaited("b", &b);
+    let connected = reverse::connect(awaited, &operator.identity, next, |_| {}).await;
+    assert_eq!(connected.unwrap().0.seen, b.fingerprint());
+    let peer = calls.await.unwrap().peer();
+    assert_eq!(peer.fingerprint, operator.identity.fingerprint());
 }
 
 #[tokio::test]

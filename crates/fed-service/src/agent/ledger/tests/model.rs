@@ -99,6 +99,8 @@ struct Federation {
     /// The processes that run, and which of them were told to end.
     running: BTreeSet<String>,
     told: BTreeSet<String>,
+    /// Those of them whose start was not answered.
+    doubtful: BTreeSet<String>,
     /// The model: how many there should be.
     wanted: BTreeMap<PoolName, u32>,
 }
@@ -138,6 +140,7 @@ impl World {
             queue: VecDeque::new(),
             running: BTreeSet::new(),
             told: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             wanted: BTreeMap::new(),
         }
     }
@@ -159,6 +162,7 @@ impl World {
             // Nothing is under way: the model knows whether there is room.
             let own = federation.used(pool);
             let before = self.used_by(federation.operator);
+            let size = size.saturating_sub(federation.doubtful(pool));
             let grows = u64::from(size.saturating_sub(own));
             let fits = grows == 0 || before + grows <= u64::from(self.most);
             assert_eq!(asked.is_ok(), fits, "{asked:?}: {before} and {grows}");
@@ -281,6 +285,11 @@ impl World {
             .sum()
     }
 
+    /// How many workers of a federation run.
+    pub(super) fn running(&self, of: usize) -> usize {
+        self.federations[of].running.len()
+    }
+
     pub(super) fn check(&self) -> Result<(), TestCaseError> {
         for operator in ["a", "b"] {
             let own = || {
@@ -320,10 +329,17 @@ impl Federation {
         u32::try_from(staying.count()).unwrap()
     }
 
+    fn doubtful(&self, pool: &PoolName) -> u32 {
+        let ending = self.of_pool(pool);
+        let doubtful = ending.filter(|name| self.doubtful.contains(*name));
+        u32::try_from(doubtful.count()).unwrap()
+    }
+
     /// What a pool should have, or has nevertheless, without what was told to end.
     fn used(&self, pool: &PoolName) -> u32 {
         let wanted = self.wanted.get(pool).copied().unwrap_or_default();
-        self.staying(pool).max(wanted)
+        self.staying(pool)
+            .max(wanted.saturating_sub(self.doubtful(pool)))
     }
 
     fn used_with_ending(&self, pool: &PoolName) -> u64 {
@@ -352,7 +368,8 @@ impl Federation {
                 Fate::IsSilent(orders) if index == orders => {
                     self.running.insert(name.clone());
                     self.told.insert(name.clone());
-                    self.crew.release(&never_started[..1]);
+                    self.doubtful.insert(name.clone());
+                    self.crew.doubt(name);
                     never_started = &never_started[1..];
                 }
                 Fate::Obeys | Fate::Dies(_) | Fate::Refuses(_) | Fate::IsSilent(_) => {
