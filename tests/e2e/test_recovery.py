@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from tests.e2e import notebook as notebooks
 from tests.e2e.waiting import until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.e2e.world import World
 
 DROPPED = 60.0
@@ -82,7 +86,26 @@ def test_a_worker_that_is_killed_is_replaced(world: World) -> None:
         os.kill(nanny, signal.SIGTERM)
         until(lambda: workers(world, "ecmwf") == ["ecmwf-1-2"], patience=BACK)
         assert notebook(_answer_after, 0.1, "ecmwf") == "10"
+        # An order to start a worker that comes after the order to end it, over another connection,
+        # comes too late.
+        (federation,) = world.sites["ecmwf"].federations
+        assert _tell(federation, {"Terminate": ["ecmwf-1-9"]}) == "Done"
+        late = {"name": "ecmwf-1-9", "argv": ["sleep", "60"], "env": {}}
+        refused = _tell(federation, {"Run": late})
+        assert refused == {"Failed": "ecmwf-1-9 was told to end before it began"}
     world.fed("down")
+
+
+def _tell(federation: Path, request: dict[str, Any]) -> Any:
+    """Give an order to a site's node, as its agent does; return the answer."""
+    folder = os.open(federation / "node", os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as stream:
+        # The path itself may be too long for a socket's address.
+        stream.connect(f"/proc/self/fd/{folder}/node.sock")
+        os.close(folder)
+        stream.sendall(json.dumps(request).encode() + b"\n")
+        with stream.makefile() as answers:
+            return json.loads(answers.readline())
 
 
 def test_a_worker_that_is_retired_is_not_replaced(world: World) -> None:

@@ -184,6 +184,7 @@ fn of_roster(error: &RosterError) -> u8 {
         | RosterError::Taken
         | RosterError::OtherName { .. }
         | RosterError::Replaced { .. }
+        | RosterError::TooMany { .. }
         | RosterError::Removed { .. }
         | RosterError::State(_) => FAILED,
     }

@@ -239,9 +239,11 @@ pub fn write(file: &ConfigFile, text: &str) -> Result<(), DraftError> {
     let mut options = std::fs::OpenOptions::new();
     let options = options.write(true).create_new(true).mode(0o644);
     let mut opened = options.open(&file.path).map_err(cannot(&file.path))?;
-    opened
-        .write_all(text.as_bytes())
-        .map_err(cannot(&file.path))
+    opened.write_all(text.as_bytes()).map_err(|source| {
+        // Half a file would be taken for the site's own.
+        let _ = std::fs::remove_file(&file.path);
+        cannot(&file.path)(source)
+    })
 }
 
 #[cfg(test)]

@@ -116,13 +116,15 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// The limits of one operator: a table with a key of the operator's counts, even one that another
-    /// has replaced since, else one with the name (if it is not one that the operator chose), else the
+    /// The limits of one operator: a table with the operator's key counts, else with the latest of
+    /// their earlier ones, else one with the name (if it is not one that the operator chose), else the
     /// general ones.
     pub(super) fn of(&self, operator: &Operator) -> Limits {
-        let is_key = |key: &str| operator.goes_by(key);
-        let mut tables = self.operators.iter();
-        let by_key = tables.find(|table| table.fingerprint.as_deref().is_some_and(is_key));
+        let of_key = |key: &str| {
+            let mut tables = self.operators.iter();
+            tables.find(|table| table.fingerprint.as_deref() == Some(key))
+        };
+        let by_key = operator.keys().find_map(of_key);
         let is_name = |table: &&OperatorTable| {
             table.fingerprint.is_none() && table.name.as_ref() == Some(&operator.name)
         };

@@ -18,8 +18,9 @@ use crate::state::{self, Lock, StateError};
 
 /// How long it is remembered whose a key was that counts no more, for the log.
 const MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Earlier keys of an operator that are remembered beside the first.
-const BETWEEN_MAX: usize = 64;
+/// How many keys may come between an operator's first and the present one: none is forgotten, since
+/// limits may be written for it.
+const BETWEEN_MAX: usize = 256;
 
 /// A key with which an operator may call this agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,13 +64,25 @@ impl Operator {
         self.first.as_deref().unwrap_or(&self.fingerprint)
     }
 
-    /// Whether a key is theirs, or was: what a site writes of one holds for those that follow.
+    /// Their keys, the latest first: what a site writes of one holds for those that follow.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        let earlier = self.between.iter().rev().map(String::as_str);
+        let first = self.first.as_deref();
+        std::iter::once(self.fingerprint.as_str())
+            .chain(earlier)
+            .chain(first)
+    }
+
+    /// Whether a key is theirs, or was.
     pub(super) fn goes_by(&self, key: &str) -> bool {
-        key == self.fingerprint || key == self.id() || self.between.iter().any(|own| own == key)
+        self.keys().any(|own| own == key)
     }
 
     /// The keys that come before `next`, without the first.
-    fn before(&self, next: &str, known: Option<&Self>) -> Vec<String> {
+    ///
+    /// # Errors
+    /// [`RosterError::TooMany`].
+    fn before(&self, next: &str, known: Option<&Self>) -> Result<Vec<String>, RosterError> {
         let known = known.map_or(&[][..], |known| &known.between);
         let mut keys: Vec<String> = Vec::new();
         for key in self.between.iter().chain([&self.fingerprint]).chain(known) {
@@ -77,8 +90,12 @@ impl Operator {
                 keys.push(key.clone());
             }
         }
-        let surplus = keys.len().saturating_sub(BETWEEN_MAX);
-        keys.split_off(surplus)
+        if keys.len() > BETWEEN_MAX {
+            return Err(RosterError::TooMany {
+                operator: self.name.clone(),
+            });
+        }
+        Ok(keys)
     }
 
     fn replaced(&self) -> RosterError {
@@ -147,6 +164,16 @@ pub enum RosterError {
     )]
     Replaced {
         /// Whose it was.
+        operator: String,
+    },
+    /// The operator has changed keys too often.
+    #[error(
+        "{operator} has changed keys {BETWEEN_MAX} times; to change again, have the site remove \
+         {operator} (`fed agent operators remove`) and invite anew, and correct what its agent.toml \
+         says of the old keys"
+    )]
+    TooMany {
+        /// Who.
         operator: String,
     },
     /// The operator was removed while the call was under way.
@@ -241,7 +268,7 @@ impl Roster {
     pub fn remove(&self, given: &str) -> Result<Vec<Operator>, RosterError> {
         let _lock = Lock::take(&self.lock)?;
         let operators = self.operators()?;
-        let meant = |operator: &&Operator| operator.name == given || operator.fingerprint == given;
+        let meant = |operator: &&Operator| operator.name == given || operator.goes_by(given);
         let ids: BTreeSet<&str> = operators.iter().filter(meant).map(Operator::id).collect();
         if ids.is_empty() {
             let names = operators.iter().map(|operator| operator.name.as_str());
@@ -251,9 +278,11 @@ impl Roster {
             });
         }
         if ids.len() > 1 {
+            let now = operators.iter().filter(meant);
+            let now = now.filter(|operator| operator.until.is_none());
             return Err(RosterError::Ambiguous {
                 name: given.to_owned(),
-                fingerprints: ids.into_iter().map(str::to_owned).collect(),
+                fingerprints: now.map(|operator| operator.fingerprint.clone()).collect(),
             });
         }
         let keys = operators
@@ -366,7 +395,7 @@ impl Roster {
         let new_key = Operator {
             fingerprint: new.to_string(),
             first: Some(operator.id().to_owned()).filter(|first| *first != new.to_string()),
-            between: operator.before(&new.to_string(), known.as_ref()),
+            between: operator.before(&new.to_string(), known.as_ref())?,
             until: None,
             ..operator.clone()
         };

@@ -292,6 +292,7 @@ fn refused(error: RosterError) -> Refusal {
         RosterError::Taken
         | RosterError::OtherName { .. }
         | RosterError::Replaced { .. }
+        | RosterError::TooMany { .. }
         | RosterError::Removed { .. } => Reason::NotAllowed,
         RosterError::State(_) | RosterError::Unknown { .. } | RosterError::Ambiguous { .. } => {
             Reason::Internal

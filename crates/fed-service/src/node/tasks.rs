@@ -20,6 +20,8 @@ pub(super) struct Tasks {
     asked: BTreeSet<ProcessId>,
     /// Why processes are being killed that used too much.
     condemned: BTreeMap<ProcessId, String>,
+    /// Names that were told to end before they ran: an order to start them comes too late.
+    ended_before: BTreeSet<String>,
 }
 
 impl Tasks {
@@ -30,6 +32,7 @@ impl Tasks {
             running: BTreeMap::new(),
             asked: BTreeSet::new(),
             condemned: BTreeMap::new(),
+            ended_before: BTreeSet::new(),
         }
     }
 
@@ -42,6 +45,9 @@ impl Tasks {
     pub(super) async fn run(&mut self, request: ProcessRequest) -> Result<(), String> {
         if self.running.contains_key(&request.name) {
             return Ok(());
+        }
+        if self.ended_before.contains(&request.name) {
+            return Err(format!("{} was told to end before it began", request.name));
         }
         let spec = ProcessSpec {
             log: self.folder.process_log(&request.name),
@@ -94,8 +100,13 @@ impl Tasks {
     }
 
     /// Asks processes to end, all of them if none is named. Those that are still there after
-    /// [`Leases::GRACE`] are killed.
+    /// [`Leases::GRACE`] are killed. One that does not run will not: orders come over connections of
+    /// their own, and may overtake one another.
     pub(super) async fn terminate(&mut self, names: &[String]) {
+        let not_running = names
+            .iter()
+            .filter(|name| !self.running.contains_key(*name));
+        self.ended_before.extend(not_running.cloned());
         let chosen: Vec<ProcessId> = self
             .running
             .iter()

@@ -125,6 +125,15 @@ impl Crew {
         self.release(&[name.to_owned()]);
     }
 
+    /// The same for all workers but those that run.
+    pub(in crate::agent) fn doubt_all_but(&mut self, running: &[String]) {
+        for name in self.names() {
+            if !running.contains(&name) {
+                self.doubt(&name);
+            }
+        }
+    }
+
     /// Counts the youngest workers that a pool has too many as ending, and returns their names.
     pub(in crate::agent) fn shed(&mut self, pool: &PoolName) -> Vec<String> {
         let wanted = usize::try_from(self.wanted(pool)).unwrap_or(usize::MAX);
@@ -289,6 +298,21 @@ mod tests {
             assert_eq!(crew.exited(name, success, true), Exit::Expected);
         }
         assert_eq!(crew.load(), load(2, 0));
+    }
+
+    #[test]
+    fn orders_of_an_earlier_agent_may_still_be_obeyed() {
+        let mut crew = crew(3);
+        let running = ["hot-1-0", "hot-1-2"].map(str::to_owned);
+        crew.doubt_all_but(&running);
+        assert_eq!(crew.ending(), ["hot-1-1"]);
+        // It has started meanwhile, and is told to end.
+        let late = ["hot-1-0", "hot-1-1", "hot-1-2"].map(str::to_owned);
+        assert_eq!(crew.adopt(&late), [pool("hot")]);
+        assert!(crew.hire(&pool("hot"), MemberId::site(1)).is_empty());
+        // Or it has not, and will not.
+        assert_eq!(crew.adopt(&running), [pool("hot")]);
+        assert_eq!(crew.hire(&pool("hot"), MemberId::site(1)), ["hot-1-3"]);
     }
 
     #[test]

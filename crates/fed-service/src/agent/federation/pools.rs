@@ -9,7 +9,7 @@ use super::crew::{Crew, Exit};
 use super::task::Task;
 use super::{Happening, refuse};
 use crate::agent::workers::WorkerKit;
-use crate::node::{NodeError, NodeEvent, log};
+use crate::node::{NodeError, NodeEvent, Report, log};
 
 /// Lines of a worker's log that tell why it died.
 const LAST_LINES: usize = 5;
@@ -19,16 +19,9 @@ impl Task {
     pub(super) async fn replace(&mut self) {
         for pool in self.replacements.take(Instant::now()) {
             let wanted = self.record.crew.wanted(&pool);
-            match self.scale(&pool, wanted).await {
-                Err(refusal) => {
-                    let wait = self.replacements.lost(&pool, Instant::now());
-                    warn!(%pool, error = refusal.message, ?wait, "its workers were not replaced");
-                }
-                // Others that may have started must have ended before.
-                Ok(()) if self.record.crew.is_short(&pool) => {
-                    self.replacements.lost(&pool, Instant::now());
-                }
-                Ok(()) => {}
+            if let Err(refusal) = self.scale(&pool, wanted).await {
+                let wait = self.replacements.lost(&pool, Instant::now());
+                warn!(%pool, error = refusal.message, ?wait, "its workers were not replaced");
             }
         }
     }
@@ -84,6 +77,10 @@ impl Task {
             return self.terminate(surplus, before).await;
         }
         let hired = self.record.crew.hire(pool, self.record.member);
+        if self.record.crew.is_short(pool) {
+            // Others that may have started must have ended before.
+            self.replacements.lost(pool, Instant::now());
+        }
         let save = |kit| {
             let saved = self.save().map(|()| kit);
             saved.map_err(|error| refuse(Reason::Internal, &error))
@@ -160,19 +157,26 @@ impl Task {
         told.map_err(|error| refuse(Reason::SiteNotReady, &error))
     }
 
-    /// Asks the node which workers still are there that should have ended, and tells it again to
-    /// end them: an event or an order may have been lost.
+    /// Tells the node again to end the workers that are to end, and asks it which are still there:
+    /// an event or an order may have been lost.
     pub(super) async fn see_to_endings(&mut self) {
         if self.record.crew.ending().is_empty() {
             return;
         }
-        match self.client.report().await {
-            Ok(report) => {
-                self.record.crew.have_ended_but(&report.processes);
-                self.end_again().await;
-            }
+        match self.settle().await {
+            Ok(report) => self.record.crew.have_ended_but(&report.processes),
             Err(error) => warn!(%error, "it is not known which workers have ended"),
         }
+    }
+
+    /// Tells the node to end the workers that are to end, and asks it what runs. In this order: a
+    /// worker that does not run when the node is told will not start any more.
+    pub(super) async fn settle(&self) -> Result<Report, NodeError> {
+        let ending = self.record.crew.ending();
+        if !ending.is_empty() {
+            self.client.terminate(ending).await?;
+        }
+        self.client.report().await
     }
 
     /// Tells the node again to end the workers that are to end.

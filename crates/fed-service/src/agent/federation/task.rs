@@ -272,11 +272,13 @@ impl Task {
     async fn adopt(&mut self) -> Result<(), Refusal> {
         let gone = |error| refuse(Reason::UnknownFederation, &error);
         let report = self.client.report().await.map_err(gone)?;
+        // What the earlier agent ordered last may be about to happen.
+        self.record.crew.doubt_all_but(&report.processes);
+        let report = self.settle().await.map_err(gone)?;
         let events = self.client.watch().await.map_err(gone)?;
         for pool in self.record.crew.adopt(&report.processes) {
             self.replacements.lost(&pool, Instant::now());
         }
-        self.end_again().await;
         let ready = report.ready;
         info!("adopted the node of an earlier agent");
         self.running = Some(Running {

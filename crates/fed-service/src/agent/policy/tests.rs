@@ -59,6 +59,13 @@ fn a_key_counts_more_than_a_name_and_both_more_than_the_rest() {
         ..operator("alice", "SHA256:now")
     };
     assert_eq!(policy.of(&after).workers, Some(3));
+    // The latest key that has a table counts, wherever that stands in the file.
+    let mut policy = policy;
+    let rest = ["SHA256:now", "SHA256:first"].map(|key| table(None, Some(key), 1));
+    policy.operators.splice(0..0, [rest[1].clone()]);
+    assert_eq!(policy.of(&after).workers, Some(3));
+    policy.operators.push(rest[0].clone());
+    assert_eq!(policy.of(&after).workers, Some(1));
 }
 
 #[test]

@@ -323,3 +323,53 @@ fn an_operator_goes_by_every_key_that_was_theirs() {
     let taken = roster.rotate(&bob, &key(4), unix_seconds());
     assert!(matches!(taken, Err(RosterError::Taken)), "{taken:?}");
 }
+
+#[test]
+fn no_key_is_forgotten() {
+    let own = |number: usize| format!("SHA256:{number}");
+    let mut alice = Operator {
+        first: Some(own(0)),
+        between: (1..BETWEEN_MAX).map(own).collect(),
+        ..Operator::new("alice", &own(BETWEEN_MAX), 0)
+    };
+    alice.between = alice.before("SHA256:next", None).unwrap();
+    alice.fingerprint = "SHA256:next".to_owned();
+    assert!((0..=BETWEEN_MAX).all(|number| alice.goes_by(&own(number))));
+    let refused = alice.before("SHA256:another", None);
+    assert!(matches!(refused, Err(RosterError::TooMany { operator }) if operator == "alice"));
+    // Saying again what counts already is no change.
+    assert_eq!(alice.before("SHA256:next", None).unwrap(), alice.between);
+}
+
+#[test]
+fn what_a_removal_names_it_takes() {
+    let (_folder, roster) = roster();
+    for (invitation, first, second) in [(1, 2, 3), (4, 5, 6)] {
+        let enrolled = enrolled(&roster, invitation, first, "alice");
+        roster
+            .rotate(&enrolled, &key(second), unix_seconds())
+            .unwrap();
+    }
+    let Err(RosterError::Ambiguous { fingerprints, .. }) = roster.remove("alice") else {
+        panic!("two are called so");
+    };
+    let mut now = [key(3), key(6)].map(|key| key.to_string());
+    now.sort();
+    let mut named = fingerprints.clone();
+    named.sort();
+    assert_eq!(named, now);
+    assert!(!roster.remove(&fingerprints[0]).unwrap().is_empty());
+    // An earlier key names them as well.
+    let other = if fingerprints[0] == now[0] {
+        &now[1]
+    } else {
+        &now[0]
+    };
+    let first = if *other == key(3).to_string() {
+        key(2)
+    } else {
+        key(5)
+    };
+    assert!(!roster.remove(&first.to_string()).unwrap().is_empty());
+    assert!(roster.operators().unwrap().is_empty());
+}
