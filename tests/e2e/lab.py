@@ -138,7 +138,8 @@ class Host:
     """One host of a running lab.
 
     ``pid`` is its first process, as this process sees it; ``addr4`` and ``addr6`` are its
-    addresses on the WAN.
+    addresses on the WAN. ``network`` is the file of the network namespace in which its programs
+    run, if that is not the host's own.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Host:
     addr4: str
     addr6: str
     binary: Path = field(repr=False)
+    network: str | None = None
 
     def arguments(
         self, args: Sequence[str | os.PathLike[str]], user: tuple[int, int] | None = None
@@ -162,7 +164,8 @@ class Host:
         prefix = [str(self.binary), "exec", "--pid", str(self.pid)]
         if user is not None:
             prefix += ["--uid", str(user[0]), "--gid", str(user[1])]
-        return [*prefix, "--", *(os.fspath(each) for each in args)]
+        inside = [] if self.network is None else ["nsenter", f"--net={self.network}", "--"]
+        return [*prefix, "--", *inside, *(os.fspath(each) for each in args)]
 
     def popen(
         self,

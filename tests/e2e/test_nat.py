@@ -1,8 +1,7 @@
 """Sites behind NATs and firewalls: who reaches whom straight, who is relayed, and that it works.
 
-The edges are nftables rules at the sites' hosts. A `restricted` one keeps ports and lets in what
-answers; a `symmetric` one besides gives each destination a port of its own, at random; and one lets
-no UDP pass.
+A site behind a router (`tests.e2e.router`) has a private address, and its datagrams come from
+a port that only those know who see them: two such sites find each other by what they are told.
 """
 
 from __future__ import annotations
@@ -12,26 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e import edge
+from tests.e2e import edge, router
 from tests.e2e import notebook as notebooks
+from tests.e2e import world as worlds
 from tests.e2e.waiting import until
+from tests.e2e.world import SITES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tests.e2e.world import World
 
-FILTER = f"""
-  chain input {{
-    {edge.INPUT}
-    iif lo accept
-    meta l4proto udp ct state new drop
-  }}
-"""
-TRANSLATION = f"""
-  chain postrouting {{
-    {edge.POSTROUTING}
-    meta l4proto udp masquerade random,fully-random
-  }}
-"""
 SILENCE = f"""
   chain input {{
     {edge.INPUT}
@@ -42,19 +33,9 @@ SILENCE = f"""
     oif != lo meta l4proto udp drop
   }}
 """
-EDGES = {
-    "open": "",
-    "restricted": FILTER,
-    "symmetric": FILTER + TRANSLATION,
-    "without UDP": SILENCE,
-}
-
 BYTES = 200_000
-
-
-def put_behind(world: World, site: str, name: str) -> None:
-    """Put a site's host behind an edge, instead of the one it had."""
-    edge.put(world.lab[site], EDGES[name])
+PORT = 4789
+"""Where the operator listens for a site that dials."""
 
 
 def relays(world: World) -> dict[tuple[str, str], str | None]:
@@ -80,48 +61,56 @@ def _registered(request: pytest.FixtureRequest) -> None:
     notebooks.register(request.module)
 
 
+@pytest.fixture
+def routed(tmp_path: Path, data: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world of which some sites are behind routers."""
+    routers, dialling = request.param
+    changes = {site: {"dial": [f"operator:{PORT}"]} for site in dialling}
+    with worlds.running(tmp_path, data, changes=changes, routers=routers) as world:
+        yield world
+
+
 @pytest.mark.parametrize(
-    ("ecmwf", "eumetsat", "relay"),
+    ("routed", "relay"),
     [
-        ("restricted", "restricted", None),
-        ("symmetric", "open", None),
-        ("symmetric", "restricted", "operator"),
+        (({"ecmwf": "independent", "eumetsat": "independent"}, ["ecmwf"]), None),
+        (({"ecmwf": "symmetric"}, []), None),
+        (({"ecmwf": "symmetric", "eumetsat": "independent"}, []), "operator"),
     ],
+    indirect=["routed"],
+    ids=["independent", "symmetric-open", "symmetric-independent"],
 )
-def test_sites_behind_nats_reach_each_other(
-    world: World, ecmwf: str, eumetsat: str, relay: str | None
-) -> None:
-    put_behind(world, "ecmwf", ecmwf)
-    put_behind(world, "eumetsat", eumetsat)
-    world.up(workers=1)
-    until(lambda: _between_sites(world) == [relay, relay])
-    to_operator = {pair: via for pair, via in relays(world).items() if "operator" in pair}
+def test_sites_behind_nats_reach_each_other(routed: World, relay: str | None) -> None:
+    routed.up(workers=1)
+    until(lambda: _between_sites(routed) == [relay, relay])
+    to_operator = {pair: via for pair, via in relays(routed).items() if "operator" in pair}
     assert set(to_operator.values()) == {None}, to_operator
-    text = world.fed("status").stdout
+    text = routed.fed("status").stdout
     assert ("relayed via operator" in text) == (relay is not None), text
-    with world.notebook() as notebook:
+    assert "over TLS" not in text, text
+    with routed.notebook() as notebook:
         notebook.connect()
         assert notebook(_crossing, BYTES) == BYTES
+    assert _between_sites(routed) == [relay, relay]
 
 
-def test_a_relayed_pair_goes_straight_once_it_can_and_back(world: World) -> None:
-    for site in ("ecmwf", "eumetsat"):
-        put_behind(world, site, "symmetric")
-    world.up(workers=1)
-    until(lambda: _between_sites(world) == ["operator", "operator"])
-    with world.notebook() as notebook:
+@pytest.mark.parametrize("routed", [(dict.fromkeys(SITES, "symmetric"), [])], indirect=True)
+def test_a_relayed_pair_goes_straight_once_it_can_and_back(routed: World) -> None:
+    routed.up(workers=1)
+    until(lambda: _between_sites(routed) == ["operator", "operator"])
+    with routed.notebook() as notebook:
         notebook.connect()
-        put_behind(world, "eumetsat", "open")
-        until(lambda: _between_sites(world) == [None, None])
+        router.put(routed.lab["eumetsat"], "forwarding")
+        until(lambda: _between_sites(routed) == [None, None])
         assert notebook(_crossing, BYTES) == BYTES
-        world.lab.cut("ecmwf", "eumetsat", "udp")
+        routed.lab.cut("ecmwf", "eumetsat", "udp")
         # A path in use is given up within seconds, and the workers never notice.
         assert notebook(_crossing, BYTES) == BYTES
-        until(lambda: _between_sites(world) == ["operator", "operator"])
+        until(lambda: _between_sites(routed) == ["operator", "operator"])
 
 
 def test_a_site_without_udp_is_reached_over_tls(world: World) -> None:
-    put_behind(world, "ecmwf", "without UDP")
+    edge.put(world.lab["ecmwf"], SILENCE)
     world.up(workers=1)
     text = world.fed("status").stdout
     assert "direct, over TLS" in text, text
@@ -131,7 +120,7 @@ def test_a_site_without_udp_is_reached_over_tls(world: World) -> None:
         notebook.connect()
         assert notebook(_crossing, BYTES) == BYTES
         # Once UDP passes, it is used.
-        put_behind(world, "ecmwf", "open")
+        edge.put(world.lab["ecmwf"], "")
         until(lambda: "over TLS" not in world.fed("status").stdout)
         assert notebook(_crossing, BYTES) == BYTES
 

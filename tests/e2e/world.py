@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e import edge, programs
+from tests.e2e import edge, programs, router
 from tests.e2e.lab import Bind, Lab
 from tests.e2e.notebook import Notebook
 from tests.e2e.waiting import PATIENCE, until
@@ -289,6 +289,7 @@ def running(
     more_hosts: Iterable[str] = (),
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     edges: Mapping[str, str] | None = None,
+    routers: Mapping[str, router.Kind] | None = None,
     paths: Paths | None = None,
     binds: Iterable[Bind] = (),
     user: tuple[int, int] | None = None,
@@ -313,6 +314,8 @@ def running(
         By site, values of `Site` that differ.
     edges
         By host, the chains of rules (`tests.e2e.edge`) that are there from the beginning.
+    routers
+        By site, the router behind which it lies; the host of its name in the lab is then that.
     paths
         Where the hosts see the programs; by default where the machine has them.
     binds
@@ -332,6 +335,7 @@ def running(
             host.path(programs.TEMPORARY).chmod(0o1777)
         for name, chains in (edges or {}).items():
             edge.put(lab[name], chains)
+        routed = {name: router.build(lab[name], kind) for name, kind in (routers or {}).items()}
         sites = {}
         for name in names:
             others = [f"/data/{other}" for other in names if see_all and other != name]
@@ -341,7 +345,7 @@ def running(
                 **(changes or {}).get(name, {}),
             }
             made = _private(folder / name, user)
-            sites[name] = Site(lab[name], made, paths, user=user, **values)
+            sites[name] = Site(routed.get(name, lab[name]), made, paths, user=user, **values)
         world = World(lab, folder, paths, sites, user, cleanup)
         _private(folder / "operator", user)
         for site in sites.values():

@@ -28,8 +28,22 @@ const NFTABLES: Package = Package {
     purpose: "sites behind NATs",
 };
 
+/// Private networks behind routers, and tunnels between namespaces.
+const IPROUTE2: Package = Package {
+    name: "iproute2",
+    program: "ip",
+    purpose: "veth devices",
+};
+
+/// Devices that leave checksums and segments to nobody.
+const ETHTOOL: Package = Package {
+    name: "ethtool",
+    program: "ethtool",
+    purpose: "switching offloads off",
+};
+
 /// Every package that some test needs.
-pub(crate) const ALL: &[&Package] = &[&SYSTEMD, &NFTABLES];
+pub(crate) const ALL: &[&Package] = &[&SYSTEMD, &NFTABLES, &IPROUTE2, &ETHTOOL];
 
 /// The packages that `cargo xtask bench mesh` needs.
 pub(crate) const BENCH_MESH: &[&Package] = &[
@@ -43,16 +57,8 @@ pub(crate) const BENCH_MESH: &[&Package] = &[
         program: "ping",
         purpose: "round-trip times",
     },
-    &Package {
-        name: "iproute2",
-        program: "ip",
-        purpose: "veth devices",
-    },
-    &Package {
-        name: "ethtool",
-        program: "ethtool",
-        purpose: "switching offloads off",
-    },
+    &IPROUTE2,
+    &ETHTOOL,
 ];
 
 impl Package {
