@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import tomllib
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -12,7 +14,8 @@ import distributed
 import pytest
 
 from fed import _dask_private as dask_private
-from fed.versions import SUPPORTED_DASK, is_supported
+from fed.scheduler import dask_setup
+from fed.versions import SUPPORTED_DASK, check_dask, is_supported
 from tests.python.federations import PACKAGE
 
 
@@ -54,6 +57,30 @@ def test_this_dask_is_supported_and_the_project_file_says_the_same() -> None:
 )
 def test_supported_versions(version: str, supported: bool) -> None:
     assert is_supported(version) is supported
+
+
+@pytest.mark.parametrize("other", ["dask", "distributed"])
+@pytest.mark.parametrize("version", ["2026.7.1", "2026.9.0", "2027.1.0"])
+def test_a_scheduler_does_not_start_with_another_dask(
+    monkeypatch: pytest.MonkeyPatch, other: str, version: str
+) -> None:
+    monkeypatch.setattr(f"{other}.__version__", version)
+    with pytest.raises(RuntimeError) as caught:
+        check_dask()
+    assert str(caught.value) == (
+        f"{other} {version} found, but fed supports >=2026.8.0,<2026.9 of dask and distributed:"
+        ' install "dask>=2026.8.0,<2026.9" "distributed>=2026.8.0,<2026.9" with pip, here and at'
+        " every site."
+    )
+    scheduler = SimpleNamespace()  # nothing of it is touched
+    with pytest.raises(SystemExit, match=re.escape(str(caught.value))):
+        asyncio.run(dask_setup(scheduler))
+
+
+def test_a_patch_release_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask.__version__", "2026.8.4")
+    monkeypatch.setattr("distributed.__version__", "2026.8.4")
+    check_dask()
 
 
 def test_private_names_of_dask_are_used_in_one_module_only() -> None:

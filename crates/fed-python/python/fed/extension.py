@@ -7,7 +7,6 @@ of their pool, refuses a task that two pools claim, and keeps work stealing with
 from __future__ import annotations
 
 import json
-import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,7 @@ from fed.submission import Submission, conflict, stale_pin
 from fed.topology import Topology
 from fed.transfers import reckon_with_links
 from fed.vacancies import Vacancies, timeout_from_environment
-from fed.versions import SUPPORTED_DASK, is_supported
+from fed.versions import SUPPORTED_DASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState
 
     from fed.planning import Plan
-
-logger = logging.getLogger("fed.scheduler")
 
 POOLS_VARIABLE = "FED_POOLS"
 """Environment variable: JSON list of the federation's pools, as names or as objects with
@@ -66,7 +63,7 @@ async def extend(scheduler: Scheduler) -> tuple[str, ...]:
     RuntimeError
         If this Dask lacks what the extension needs.
     """
-    _check_dask()
+    _check_names()
     sites = _sites(os.environ.get(POOLS_VARIABLE, "[]"))
     dask.config.set(GRAPH_CONFIG)
     topology = Topology(scheduler, sites)
@@ -101,16 +98,13 @@ async def extend(scheduler: Scheduler) -> tuple[str, ...]:
     return tuple(sites)
 
 
-def _check_dask() -> None:
+def _check_names() -> None:
     gaps = dask_private.missing()
     if gaps:
         raise RuntimeError(
             f"dask {dask.__version__} with distributed {distributed.__version__} lacks"
             f" {', '.join(gaps)}. Install {SUPPORTED_DASK} of both."
         )
-    for name, version in (("dask", dask.__version__), ("distributed", distributed.__version__)):
-        if not is_supported(version):
-            logger.warning("fed is written for %s%s, not for %s", name, SUPPORTED_DASK, version)
 
 
 def _sites(text: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from fed.errors import FedError
+from fed.versions import check_dask
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -19,10 +20,11 @@ async def dask_setup(scheduler: Scheduler) -> None:
     Raises
     ------
     SystemExit
-        If the extension cannot be loaded, or this Dask lacks what it needs. Dask only logs any
-        other exception, and would go on without pins.
+        If the extension cannot be loaded, or this Dask is not supported or lacks what it needs.
+        Dask only logs any other exception, and would go on without pins.
     """
     try:
+        check_dask()
         # Its compiled part may be missing, or a name of Dask that it needs.
         from fed.extension import extend
 

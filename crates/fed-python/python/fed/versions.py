@@ -6,6 +6,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+import dask
+import distributed
+
 from fed.errors import OtherVersionError
 
 if TYPE_CHECKING:
@@ -23,6 +26,27 @@ def is_supported(version: str) -> bool:
     public, _, _local = version.partition("+")
     numbers = tuple(int(part) for part in public.split(".") if part.isdigit())
     return _FIRST <= numbers < _BEYOND
+
+
+def check_dask() -> None:
+    """Refuse a Dask that this package is not written for; patch releases may differ.
+
+    Its private names, of which fed uses some, may mean something else there and still exist.
+
+    Raises
+    ------
+    RuntimeError
+        If ``dask`` or ``distributed`` is outside ``SUPPORTED_DASK``.
+    """
+    here = (("dask", dask.__version__), ("distributed", distributed.__version__))
+    others = [f"{name} {version}" for name, version in here if not is_supported(version)]
+    if others:
+        raise RuntimeError(
+            f"{' and '.join(others)} found, but fed supports {SUPPORTED_DASK} of dask and"
+            f" distributed: install"
+            f' "dask{SUPPORTED_DASK}" "distributed{SUPPORTED_DASK}" with pip, here and at every'
+            " site."
+        )
 
 
 def _minor(text: str) -> str:
