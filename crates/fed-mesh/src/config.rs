@@ -67,8 +67,16 @@ pub const UNANSWERED_MAX: Duration = Duration::from_secs(3);
 /// keepalive, and what it takes to find that it is not answered.
 pub const UNHEARD_MAX: Duration = Duration::from_secs(35);
 
-/// So long the leading one of two routers does not return to a path that it left.
+/// So long after a change of path a router does not follow its peer to another that is no better:
+/// whoever sends from a new address each time moves nothing.
 pub(crate) const FOLLOW_HOLD: Duration = Duration::from_secs(5);
+
+/// So long the leading one of two routers does not return to a path that it left: long enough for
+/// the other one to follow first, once its [`FOLLOW_HOLD`] is over.
+pub(crate) const RETURN_HOLD: Duration = Duration::from_secs(10);
+
+/// Changes of a path are told no more often than this.
+pub(crate) const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Relays that are tried at once.
 pub(crate) const RELAYS_PER_ROUND: usize = 2;

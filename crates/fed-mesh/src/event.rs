@@ -14,12 +14,12 @@ pub enum Event {
         /// The path by which it was completed.
         path: Path,
     },
-    /// Another path to a peer is taken from now on: it moved, a better path opened, or the one
-    /// taken so far no longer works.
+    /// Another path to a peer is taken: it moved, a better path opened, or the one taken so far no
+    /// longer works. Told at most once a second of each peer; what is told last is so.
     PathChanged {
         /// To whom.
         peer: PublicKey,
-        /// The path until now.
+        /// The path that was told of before.
         from: Option<Path>,
         /// The path from now on.
         to: Path,

@@ -53,6 +53,7 @@ mod reflexive;
 mod route;
 mod router;
 mod status;
+mod told;
 mod width;
 
 pub use config::{

@@ -1,6 +1,6 @@
 //! Which routers this one reaches straight, for relaying in both roles.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use crate::{DropReason, PublicKey, RELAY_BURST, RELAY_RATE, Traffic};
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     routers: HashMap<RouterId, Linked>,
-    by_address: HashMap<SocketAddr, PublicKey>,
+    /// Who was heard where. Two routers may have been at one address, one after the other.
+    by_address: BTreeSet<(SocketAddr, PublicKey)>,
     /// The routers that are reached straight, in the order of their keys.
     relays: Vec<PublicKey>,
 }
@@ -83,15 +84,22 @@ impl Links {
     pub(crate) fn set(&mut self, key: PublicKey, address: Option<SocketAddr>) {
         if let Some(linked) = self.routers.get_mut(&RouterId::from(key)) {
             linked.address = address;
-            self.index();
+            match (self.relays.binary_search(&key), address) {
+                (Err(place), Some(_)) => self.relays.insert(place, key),
+                (Ok(place), None) => drop(self.relays.remove(place)),
+                (Ok(_), Some(_)) | (Err(_), None) => {}
+            }
         }
     }
 
     /// Notes the addresses from which authentic datagrams of a router came lately.
     pub(crate) fn set_heard(&mut self, key: PublicKey, addresses: &[SocketAddr]) {
         if let Some(linked) = self.routers.get_mut(&RouterId::from(key)) {
-            linked.heard = addresses.to_vec();
-            self.index();
+            for gone in std::mem::replace(&mut linked.heard, addresses.to_vec()) {
+                self.by_address.remove(&(gone, key));
+            }
+            let heard = addresses.iter().map(|at| (*at, key));
+            self.by_address.extend(heard);
         }
     }
 
@@ -119,7 +127,9 @@ impl Links {
 
     /// The router that was heard at this address.
     pub(crate) fn router_at(&self, address: SocketAddr) -> Option<PublicKey> {
-        self.by_address.get(&address).copied()
+        let least = PublicKey::from_bytes([0; 32]);
+        let (at, key) = self.by_address.range((address, least)..).next()?;
+        (*at == address).then_some(*key)
     }
 
     /// Where to pass on a frame that came from `address`.
@@ -241,5 +251,24 @@ mod tests {
         );
         assert_eq!(links.router_at(at(2)), None);
         assert_eq!(links.router_at(at(1)), Some(key(1)));
+        assert_eq!(links.relays(), [key(1)]);
+    }
+
+    #[test]
+    fn who_moves_is_known_where_it_is_and_leaves_others_where_they_are() {
+        let mut links = links();
+        // The second has been where the first is now, and the third comes there too.
+        links.set_heard(key(3), &[at(101), at(3)]);
+        links.set_heard(key(1), &[at(7)]);
+        let found = [7, 101, 1, 3].map(|host| links.router_at(at(host)));
+        assert_eq!(found, [Some(key(1)), Some(key(3)), None, Some(key(3))]);
+        links.set(key(3), Some(at(3)));
+        links.set(key(1), None);
+        links.set(key(1), None);
+        links.set(key(2), Some(at(8)));
+        assert_eq!(links.relays(), [key(2), key(3)]);
+        assert_eq!(links.address(key(2)), Some(at(8)));
+        links.set(key(1), Some(at(7)));
+        assert_eq!(links.relays(), [key(1), key(2), key(3)]);
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::PublicKey;
 use crate::config::{
-    CANDIDATES_MAX, DOUBT_AFTER, FOLLOW_HOLD, LOST_AFTER, RELAYS_PER_ROUND, SEEK_EVERY,
-    SEEK_ROUNDS, UPGRADE_EVERY,
+    CANDIDATES_MAX, DOUBT_AFTER, FOLLOW_HOLD, LOST_AFTER, RELAYS_PER_ROUND, RETURN_HOLD,
+    SEEK_EVERY, SEEK_ROUNDS, UPGRADE_EVERY,
 };
 use crate::path::{Path, canonical};
 
@@ -95,8 +95,8 @@ pub(crate) struct Round {
     pub(crate) targets: Vec<Path>,
     /// Whether to try a handshake even though there is a session.
     pub(crate) handshake: bool,
-    /// The path is given up for another: this one.
-    pub(crate) moved: Option<Path>,
+    /// Whether the path was given up for another.
+    pub(crate) moved: bool,
 }
 
 impl Paths {
@@ -223,11 +223,11 @@ impl Paths {
         self.unanswered = Some(self.unanswered.map_or(since, |at| at.min(since)));
     }
 
-    /// Notes an authentic datagram; returns the path that was left, if the current one changed.
-    pub(crate) fn hear(&mut self, path: Path, sign: Sign, now: Instant) -> Option<Option<Path>> {
+    /// Notes an authentic datagram; whether another path is taken since.
+    pub(crate) fn hear(&mut self, path: Path, sign: Sign, now: Instant) -> bool {
         let Some(current) = self.current else {
             self.go_to(path, now);
-            return Some(None);
+            return true;
         };
         if path == current {
             self.heard = Some(now);
@@ -236,7 +236,7 @@ impl Paths {
             if self.seek.is_some_and(|seek| seek.why == Why::Doubt) {
                 self.settle(now);
             }
-            return None;
+            return false;
         }
         let follow = match sign {
             Sign::Answer if path.rank() > current.rank() => true,
@@ -249,10 +249,10 @@ impl Paths {
             Sign::Word => self.follows(current, path, now),
             Sign::Try => false,
         };
-        follow.then(|| {
+        if follow {
             self.go_to(path, now);
-            Some(current)
-        })
+        }
+        follow
     }
 
     /// Whether a path that the peer tries, or has chosen, is worth a ping of our own: it may be
@@ -287,18 +287,20 @@ impl Paths {
         self.speaks = true;
     }
 
-    /// Notes the answer to a ping, which proves the path of that ping; returns the path that was
-    /// left, if the current one changed.
-    pub(crate) fn pong(&mut self, number: u64, now: Instant) -> Option<Option<Path>> {
-        let position = self.pings.iter().position(|ping| ping.number == number)?;
-        let ping = self.pings.remove(position)?;
+    /// Notes the answer to a ping, which proves the path of that ping; whether another path is taken
+    /// since.
+    pub(crate) fn pong(&mut self, number: u64, now: Instant) -> bool {
+        let position = self.pings.iter().position(|ping| ping.number == number);
+        let Some(ping) = position.and_then(|position| self.pings.remove(position)) else {
+            return false;
+        };
         let rtt = now.saturating_duration_since(ping.sent);
-        let left = self.hear(ping.path, Sign::Answer, now);
+        let moved = self.hear(ping.path, Sign::Answer, now);
         if self.current == Some(ping.path) {
             // As TCP smooths it (RFC 6298, section 2).
             self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
         }
-        left
+        moved
     }
 
     /// When [`Self::round`] has something to do.
@@ -324,20 +326,20 @@ impl Paths {
         let Some(mut seek) = self.seek.filter(|seek| seek.next <= now) else {
             return Round::default();
         };
-        let moved = (seek.why == Why::Doubt && seek.round >= GIVE_UP_ROUND)
-            .then(|| self.proven.take())
-            .flatten();
-        if let Some(path) = moved {
+        if seek.why == Why::Doubt
+            && seek.round >= GIVE_UP_ROUND
+            && let Some(path) = self.proven.take()
+        {
             self.go_to(path, now);
             return Round {
-                moved,
+                moved: true,
                 ..Round::default()
             };
         }
         let round = Round {
             targets: self.targets(seek, relays),
             handshake: seek.why == Why::Doubt && seek.round == HANDSHAKE_ROUND,
-            moved: None,
+            moved: false,
         };
         seek.round += 1;
         self.seek = self.pause(seek).map(|pause| Seek {
@@ -395,14 +397,13 @@ impl Paths {
             Ordering::Greater => true,
             // Each may have a relay of its own.
             Ordering::Equal if !path.is_direct() => self.is_doubtful(),
-            Ordering::Equal => {
+            Ordering::Equal => self.left.is_none_or(|(left, at)| {
                 // Two that each follow the other would change places for ever: one of them does
                 // not return to what it has just left.
-                let left = self.left.filter(|(left, _)| *left == path);
-                let held =
-                    left.is_some_and(|(_, at)| now.saturating_duration_since(at) < FOLLOW_HOLD);
-                !(self.leads && held)
-            }
+                let returns = self.leads && left == path;
+                let hold = if returns { RETURN_HOLD } else { FOLLOW_HOLD };
+                now.saturating_duration_since(at) >= hold
+            }),
             Ordering::Less => self
                 .heard
                 .is_none_or(|heard| now.saturating_duration_since(heard) >= self.doubt_after()),
@@ -467,3 +468,6 @@ fn distinct(candidates: &[SocketAddr]) -> Vec<SocketAddr> {
     }
     known
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use crate::config::FOLLOW_HOLD;
 use crate::control::Control;
 use crate::frame::{self, RouterId};
 use crate::links::Links;
 use crate::paths::{Paths, Sign};
+use crate::told::Told;
 use crate::width::{Width, overhead};
 use crate::{
     Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, Path, PeerConfig, PeerStatus,
@@ -16,7 +18,7 @@ use crate::{
 };
 
 /// So many addresses are remembered from which a peer has sent: by IPv4 and IPv6, before and after
-/// it moved.
+/// it moved. No more are noted in [`FOLLOW_HOLD`], whatever the peer sends from.
 const HEARD_AT_MAX: usize = 4;
 
 /// What a peer knows of the router that it belongs to, at one moment.
@@ -47,9 +49,11 @@ pub(crate) struct Peer<S> {
     paths: Paths,
     /// Where other peers have been told that this one is reached straight.
     link: Option<SocketAddr>,
-    /// Where it was heard, the latest first, and other peers have been told of.
-    heard_at: Vec<SocketAddr>,
+    /// Where it was heard and since when, the latest first, and other peers have been told of.
+    heard_at: VecDeque<(SocketAddr, Instant)>,
     session: S,
+    /// What has been told of the path that is taken.
+    told: Told,
     /// Of the path that is taken.
     width: Width,
     queue: VecDeque<Vec<u8>>,
@@ -87,7 +91,8 @@ impl<S: Session> Peer<S> {
             id: config.public_key.into(),
             paths: Paths::new(leads, &config.endpoints),
             link: None,
-            heard_at: Vec::new(),
+            heard_at: VecDeque::new(),
+            told: Told::default(),
             config,
             session,
             queue: VecDeque::new(),
@@ -242,8 +247,8 @@ impl<S: Session> Peer<S> {
                 self.measure(before, ctx, out);
             }
             Control::Pong(number) => {
-                if let Some(left) = self.paths.pong(number, ctx.now) {
-                    self.moved(left, ctx, out);
+                if self.paths.pong(number, ctx.now) {
+                    self.moved(ctx, out);
                 }
             }
         }
@@ -319,6 +324,9 @@ impl<S: Session> Peer<S> {
             self.measure(self.width.mtu(), ctx, out);
             self.seek(ctx, out);
         }
+        if self.told.due().is_some_and(|due| due <= now) {
+            self.tell(now, out);
+        }
         if self.silence_due().is_some_and(|due| due <= now) {
             self.silent = true;
             out.events.push_back(Event::PeerSilent {
@@ -332,11 +340,10 @@ impl<S: Session> Peer<S> {
     /// Tries the paths that are to be tried now.
     fn seek(&mut self, ctx: Context<'_>, out: &mut Output) {
         while self.paths.deadline().is_some_and(|due| due <= ctx.now) {
-            let before = self.paths.current();
             let relays = ctx.relays(self.config.public_key);
             let round = self.paths.round(&relays, ctx.now);
-            if round.moved.is_some() {
-                self.moved(before, ctx, out);
+            if round.moved {
+                self.moved(ctx, out);
             }
             if self.session.is_ready() {
                 for path in &round.targets {
@@ -367,7 +374,8 @@ impl<S: Session> Peer<S> {
         let silence = self.silence_due().map(|at| (at, TimeoutReason::Silence));
         let path = self.paths.deadline().map(|at| (at, TimeoutReason::Path));
         let width = self.measure_due().map(|at| (at, TimeoutReason::Path));
-        let deadlines = [session, keepalive, silence, path, width];
+        let told = self.told.due().map(|at| (at, TimeoutReason::Path));
+        let deadlines = [session, keepalive, silence, path, width, told];
         deadlines.into_iter().flatten().min()
     }
 
@@ -521,21 +529,35 @@ impl<S: Session> Peer<S> {
             });
         }
         self.heard = Some(ctx.now);
-        if let Path::Udp(at) = path
-            && !self.heard_at.contains(&at)
-        {
-            self.heard_at.insert(0, at);
-            self.heard_at.truncate(HEARD_AT_MAX);
-            let mut links = ctx.links.write().unwrap_or_else(PoisonError::into_inner);
-            links.set_heard(peer, &self.heard_at);
+        if let Path::Udp(at) = path {
+            self.note(at, ctx);
         }
-        if let Some(left) = self.paths.hear(path, sign, ctx.now) {
-            self.moved(left, ctx, out);
+        if self.paths.hear(path, sign, ctx.now) {
+            self.moved(ctx, out);
         }
     }
 
-    /// Tells that another path is taken, whose width is measured anew.
-    fn moved(&mut self, from: Option<Path>, ctx: Context<'_>, out: &mut Output) {
+    /// Remembers where the peer was heard, unless it is somewhere else each time.
+    fn note(&mut self, at: SocketAddr, ctx: Context<'_>) {
+        if self.heard_at.iter().any(|(known, _)| *known == at) {
+            return;
+        }
+        if self.heard_at.len() == HEARD_AT_MAX {
+            let oldest = self.heard_at.back();
+            let recent = |since: Instant| ctx.now.saturating_duration_since(since) < FOLLOW_HOLD;
+            if oldest.is_some_and(|(_, since)| recent(*since)) {
+                return;
+            }
+            self.heard_at.pop_back();
+        }
+        self.heard_at.push_front((at, ctx.now));
+        let addresses: Vec<_> = self.heard_at.iter().map(|(at, _)| *at).collect();
+        let mut links = ctx.links.write().unwrap_or_else(PoisonError::into_inner);
+        links.set_heard(self.config.public_key, &addresses);
+    }
+
+    /// Another path is taken, whose width is measured anew.
+    fn moved(&mut self, ctx: Context<'_>, out: &mut Output) {
         if let Some(to) = self.paths.current() {
             let last_hop = match to {
                 Path::Udp(address) => Some(address),
@@ -543,6 +565,15 @@ impl<S: Session> Peer<S> {
             };
             let ipv4 = last_hop.is_some_and(|address| address.is_ipv4());
             self.width.moved(to.overhead() + overhead(ipv4), ctx.now);
+            self.tell(ctx.now, out);
+        }
+    }
+
+    /// Tells which path is taken, where it is time to.
+    fn tell(&mut self, now: Instant, out: &mut Output) {
+        if let Some(to) = self.paths.current()
+            && let Some(from) = self.told.take(to, now)
+        {
             let peer = self.config.public_key;
             out.events.push_back(Event::PathChanged { peer, from, to });
         }

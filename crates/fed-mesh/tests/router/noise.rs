@@ -1,5 +1,6 @@
 //! WireGuard between two routers: handshakes, roaming, replay, tampering, keepalives.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use fed_mesh::{DropReason, Event, KEEPALIVE, Path, QUEUE_PACKETS, SILENT_AFTER, TimeoutReason};
@@ -137,6 +138,82 @@ fn a_peer_that_moves_is_followed() {
     assert_eq!(pair.events(1), [moved]);
     pair.inner(1, b"so I see");
     assert_eq!(pair.routers[1].poll_transmit().unwrap().to, to);
+}
+
+#[test]
+fn who_sends_from_another_port_each_time_moves_the_path_once_in_five_seconds() {
+    for mover in [0, 1] {
+        let mut pair = Pair::connected();
+        let port = |number: u16| SocketAddr::from(([198, 51, 100, 7], 1000 + number));
+        for second in 0..5 {
+            for number in 0..100 {
+                // New ports at first, and three in turn then.
+                let number = if second < 3 {
+                    second * 100 + number
+                } else {
+                    number % 3
+                };
+                pair.outer[mover] = port(number);
+                pair.inner(mover, b"catch me");
+                let datagrams = pair.transmits(mover);
+                for datagram in datagrams {
+                    pair.receive(1 - mover, &datagram);
+                }
+            }
+            let peer = &pair.status(1 - mover);
+            assert_eq!(peer.path, Some(Path::Udp(port(0))), "in second {second}");
+            pair.now += Duration::from_secs(1);
+        }
+        assert_eq!(pair.delivered(1 - mover).len(), 500);
+        assert_eq!(path_changes(&mut pair, 1 - mover).len(), 1);
+        pair.inner(mover, b"caught");
+        let datagram = pair.transmits(mover).remove(0);
+        pair.receive(1 - mover, &datagram);
+        let peer = pair.status(1 - mover);
+        assert_eq!(peer.path, Some(Path::Udp(pair.outer[mover])));
+    }
+}
+
+/// Where the path has come to be, for each change of it that `node` told.
+fn path_changes(pair: &mut Pair, node: usize) -> Vec<Path> {
+    let events = pair.events(node).into_iter();
+    let paths = events.filter_map(|event| match event {
+        Event::PathChanged { to, .. } => Some(to),
+        Event::HandshakeCompleted { .. }
+        | Event::PathMtuChanged { .. }
+        | Event::PeerSilent { .. }
+        | Event::PeerReturned { .. } => None,
+    });
+    paths.collect()
+}
+
+#[test]
+fn changes_of_a_path_are_told_once_a_second_and_the_last_one_in_the_end() {
+    let mut pair = Pair::connected();
+    let direct = pair.outer[0];
+    // By a bridge on the own host, which ranks below UDP.
+    let bridge = SocketAddr::from(([127, 0, 0, 1], 4000));
+    let speak_from = |pair: &mut Pair, from| {
+        pair.outer[0] = from;
+        pair.inner(0, b"here");
+        let datagram = pair.transmits(0).remove(0);
+        pair.receive(1, &datagram);
+        assert_eq!(pair.status(1).path, Some(Path::Udp(from)));
+    };
+    // As soon as the direct path has been silent for as long.
+    pair.now += Duration::from_secs(1);
+    speak_from(&mut pair, bridge);
+    assert_eq!(path_changes(&mut pair, 1), [Path::Udp(bridge)]);
+    speak_from(&mut pair, direct);
+    assert_eq!(path_changes(&mut pair, 1), []);
+    let due = pair.now + Duration::from_secs(1);
+    while pair.now < due {
+        let (next, _) = pair.routers[1].poll_timeout().unwrap();
+        pair.now = next;
+        pair.routers[1].handle_timeout(next);
+    }
+    assert_eq!(pair.now, due);
+    assert_eq!(path_changes(&mut pair, 1), [Path::Udp(direct)]);
 }
 
 #[test]

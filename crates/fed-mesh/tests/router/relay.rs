@@ -242,6 +242,34 @@ fn a_router_that_sends_from_two_addresses_is_relayed_for_from_both() {
 }
 
 #[test]
+fn a_router_that_sends_from_another_port_each_time_is_not_heard_of_at_each() {
+    let mut triangle = Triangle::connected();
+    let port = |number: u16| SocketAddr::from(([198, 51, 100, 7], number));
+    let mut frame = vec![0x52, 0, 0, 0];
+    frame.extend(&triangle.keys[BOB].as_bytes()[..6]);
+    frame.extend(&triangle.keys[ALICE].as_bytes()[..6]);
+    frame.extend([4; 100]);
+    let mut ports = 1..;
+    let mut passed = |triangle: &mut Triangle| {
+        let ports = (&mut ports).take(100).filter(|number| {
+            let now = triangle.now;
+            triangle.routers[ALICE].handle_inner(&packet(ALICE, RELAY, b"from there"), now);
+            let datagram = triangle.routers[ALICE].poll_transmit().unwrap();
+            let relay = &mut triangle.routers[RELAY];
+            relay.handle_datagram(port(*number), &datagram.payload, now);
+            while relay.poll_transmit().is_some() {}
+            relay.handle_datagram(port(*number), &frame, now);
+            relay.poll_transmit().is_some()
+        });
+        ports.collect::<Vec<u16>>()
+    };
+    // Four addresses in five seconds, with the one that the relay knew.
+    assert_eq!(passed(&mut triangle), [1, 2, 3]);
+    triangle.now += Duration::from_secs(5);
+    assert_eq!(passed(&mut triangle), [101, 102, 103, 104]);
+}
+
+#[test]
 fn a_flooded_router_asks_for_cookies_by_way_of_the_relay_too() {
     let mut triangle = Triangle::new();
     // The relay knows both before Alice calls Bob by way of it.

@@ -1,0 +1,70 @@
+use super::*;
+
+fn at(port: u16) -> Path {
+    Path::Udp(SocketAddr::from(([192, 0, 2, 1], port)))
+}
+
+fn paths(leads: bool, now: Instant) -> Paths {
+    let mut paths = Paths::new(leads, &[]);
+    assert!(paths.hear(at(1), Sign::Word, now));
+    paths
+}
+
+#[test]
+fn who_speaks_from_another_port_each_time_is_followed_once_in_a_hold() {
+    for leads in [false, true] {
+        let start = Instant::now();
+        let mut paths = paths(leads, start);
+        let mut moves = 0;
+        // Three ports in turn, and then a new one each time.
+        let ports = (0..3000).map(|number| {
+            if number < 1500 {
+                2 + number % 3
+            } else {
+                number
+            }
+        });
+        for (number, port) in (0..).zip(ports) {
+            let now = start + Duration::from_millis(10) * number;
+            moves += u32::from(paths.hear(at(port), Sign::Word, now));
+        }
+        // In 30 s.
+        assert!((1..=6).contains(&moves), "leads: {leads}, {moves} moves");
+    }
+}
+
+#[test]
+fn who_moves_is_followed_at_once_and_again_after_the_hold() {
+    for leads in [false, true] {
+        let start = Instant::now();
+        let mut paths = paths(leads, start);
+        assert!(paths.hear(at(2), Sign::Word, start));
+        let almost = start + FOLLOW_HOLD - Duration::from_millis(1);
+        assert!(!paths.hear(at(3), Sign::Word, almost));
+        assert!(paths.hear(at(3), Sign::Word, start + FOLLOW_HOLD));
+        assert_eq!(paths.current(), Some(at(3)));
+    }
+}
+
+#[test]
+fn two_that_have_followed_each_other_come_to_have_one_path() {
+    // Each has followed the other at the same moment, to what the other has just left; from then on
+    // each sends all the time.
+    let start = Instant::now();
+    let [mut leader, mut other] = [true, false].map(|leads| Paths::new(leads, &[]));
+    for port in [1, 2] {
+        leader.hear(at(port), Sign::Word, start);
+        other.hear(at(3 - port), Sign::Word, start);
+    }
+    assert_ne!(leader.current(), other.current());
+    let flight = Duration::from_millis(50);
+    let mut moves = 0;
+    for tick in 1..400_u32 {
+        let now = start + flight * tick;
+        let sent = [leader.current(), other.current()].map(Option::unwrap);
+        moves += u32::from(leader.hear(sent[1], Sign::Word, now));
+        moves += u32::from(other.hear(sent[0], Sign::Word, now));
+    }
+    assert_eq!(leader.current(), other.current());
+    assert_eq!(moves, 1);
+}
