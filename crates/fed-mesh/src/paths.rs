@@ -18,6 +18,9 @@ use crate::path::{Path, canonical};
 /// Pings that may be without an answer at a time; beyond it the oldest is forgotten.
 const PINGS: usize = 64;
 
+/// After this long a ping will not be answered any more.
+const PING_LIFE: Duration = Duration::from_secs(10);
+
 /// In this round of doubt the path that answered best is taken instead.
 const GIVE_UP_ROUND: u32 = 3;
 
@@ -258,19 +261,23 @@ impl Paths {
     /// Whether a path that the peer tries, or has chosen, is worth a ping of our own: it may be
     /// better than the current one.
     pub(crate) fn is_worth(&self, path: Path, now: Instant) -> bool {
+        // Asked for each datagram: what most are turned down by comes first.
         let better = self
             .current
             .is_none_or(|current| path.rank() > current.rank());
-        let asked = self
-            .pings
-            .iter()
-            .any(|ping| ping.path == path && now.saturating_duration_since(ping.sent) < SEEK_EVERY);
-        (better || (self.is_doubtful() && Some(path) != self.current)) && !asked
+        if !better && (Some(path) == self.current || !self.is_doubtful()) {
+            return false;
+        }
+        let recent = |ping: &Ping| now.saturating_duration_since(ping.sent) < SEEK_EVERY;
+        let full = self.pings.len() == PINGS && self.pings.front().is_some_and(recent);
+        let latest = self.pings.iter().rev().take_while(|ping| recent(ping));
+        !full && latest.into_iter().all(|ping| ping.path != path)
     }
 
     /// The number for a ping by `path`.
     pub(crate) fn ping(&mut self, path: Path, now: Instant) -> u64 {
-        if self.pings.len() == PINGS {
+        let dead = |ping: &Ping| now.saturating_duration_since(ping.sent) >= PING_LIFE;
+        while self.pings.front().is_some_and(dead) || self.pings.len() == PINGS {
             self.pings.pop_front();
         }
         self.number += 1;

@@ -68,3 +68,39 @@ fn two_that_have_followed_each_other_come_to_have_one_path() {
     assert_eq!(leader.current(), other.current());
     assert_eq!(moves, 1);
 }
+
+#[test]
+fn pings_without_an_answer_are_forgotten() {
+    let start = Instant::now();
+    let mut paths = paths(true, start);
+    let numbers: Vec<u64> = (0..30).map(|port| paths.ping(at(port), start)).collect();
+    let late = start + PING_LIFE;
+    assert_eq!(paths.pings.len(), 30);
+    paths.ping(at(1), late);
+    assert_eq!(paths.pings.len(), 1);
+    assert!(!paths.pong(numbers[1], late));
+    assert_eq!(paths.rtt(), None);
+}
+
+#[test]
+fn who_tries_from_another_port_each_time_is_asked_for_a_bounded_number() {
+    let start = Instant::now();
+    let relay = Path::Relay(PublicKey::from_bytes([1; 32]));
+    let mut paths = Paths::new(true, &[]);
+    assert!(paths.hear(relay, Sign::Word, start));
+    assert!(!paths.is_worth(relay, start));
+    let mut asked = |now| {
+        let worth = (0..1000).filter(|port| {
+            let worth = paths.is_worth(at(*port), now);
+            if worth {
+                paths.ping(at(*port), now);
+                assert!(!paths.is_worth(at(*port), now));
+            }
+            worth
+        });
+        worth.count()
+    };
+    assert_eq!(asked(start), PINGS);
+    assert_eq!(asked(start + SEEK_EVERY / 2), 0);
+    assert_eq!(asked(start + SEEK_EVERY), PINGS);
+}
