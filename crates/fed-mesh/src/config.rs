@@ -36,6 +36,13 @@ pub const QUEUE_PACKETS: usize = 256;
 /// first prove, by a cookie, that it receives at the address it sends from.
 pub const HANDSHAKES_PER_SECOND: u64 = 100;
 
+/// Handshake messages per second that are answered of each source which has proved so. Beyond it
+/// they are dropped: each costs a multiplication on the curve, and a thread decrypts all data.
+pub const HANDSHAKES_PER_SOURCE: u32 = 20;
+
+/// Sources of which that is counted at a time; while there are so many, no others are admitted.
+pub(crate) const SOURCES_MAX: usize = 512;
+
 /// Addresses of a peer that are tried at most; further ones are left out.
 pub const CANDIDATES_MAX: usize = 8;
 

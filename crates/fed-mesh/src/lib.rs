@@ -53,12 +53,14 @@ mod reflexive;
 mod route;
 mod router;
 mod status;
+mod throttle;
 mod told;
 mod width;
 
 pub use config::{
-    CANDIDATES_MAX, HANDSHAKES_PER_SECOND, KEEPALIVE, MTU_MAX, MTU_MIN, PeerConfig, QUEUE_PACKETS,
-    RELAY_BURST, RELAY_RATE, SILENT_AFTER, SetPeersError, UNANSWERED_MAX, UNHEARD_MAX,
+    CANDIDATES_MAX, HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE, KEEPALIVE, MTU_MAX, MTU_MIN,
+    PeerConfig, QUEUE_PACKETS, RELAY_BURST, RELAY_RATE, SILENT_AFTER, SetPeersError,
+    UNANSWERED_MAX, UNHEARD_MAX,
 };
 pub use event::{Event, TimeoutReason};
 pub use key::{ParseKeyError, PrivateKey, PublicKey};

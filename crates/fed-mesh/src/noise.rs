@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
@@ -11,6 +11,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
+use crate::throttle::Throttle;
 use crate::{
     Addressee, Content, DropReason, HANDSHAKES_PER_SECOND, Opened, PrivateKey, Protocol, PublicKey,
     ROOM_MIN, Refusal, Session, Tick,
@@ -23,6 +24,9 @@ const TICK: Duration = Duration::from_millis(250);
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 const DATA: u8 = 4;
+
+/// The length of a MAC of a handshake message, in bytes.
+const MAC: usize = 16;
 
 /// A data message counts up to here (WireGuard paper, section 6.1: Reject-After-Messages). Beyond
 /// it boringtun's replay window would overflow.
@@ -37,6 +41,8 @@ pub struct Noise {
     public_key: x25519::PublicKey,
     /// Guards the door, for all peers together.
     limiter: RateLimiter,
+    /// And for each address that has shown a cookie.
+    throttle: Mutex<Throttle>,
     /// Every `Tunn` insists on a limiter and would count a message again: this one lets all pass.
     unlimited: Arc<RateLimiter>,
 }
@@ -48,6 +54,7 @@ impl Noise {
         let public_key = x25519::PublicKey::from(private_key.secret());
         Self {
             limiter: RateLimiter::new(&public_key, HANDSHAKES_PER_SECOND),
+            throttle: Mutex::default(),
             unlimited: Arc::new(RateLimiter::new(&public_key, u64::MAX)),
             private_key,
             public_key,
@@ -79,7 +86,7 @@ impl Protocol for Noise {
         }
     }
 
-    fn address(&self, from: IpAddr, datagram: &[u8], _now: Instant) -> Result<Addressee, Refusal> {
+    fn address(&self, from: IpAddr, datagram: &[u8], now: Instant) -> Result<Addressee, Refusal> {
         if matches!(datagram.first(), Some(&(INITIATION | RESPONSE))) {
             // Does something once a second at most.
             self.limiter.reset_count();
@@ -103,6 +110,13 @@ impl Protocol for Noise {
                 | TunnResult::WriteToTunnelV6(..),
             ) => return Err(Refusal::Drop(DropReason::MalformedOuter)),
         };
+        // Without a cookie it has passed the limit for all together.
+        if shows_cookie(&packet, datagram) {
+            let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+            if !throttle.admits(from, now) {
+                return Err(Refusal::Drop(DropReason::UnderLoad));
+            }
+        }
         match packet {
             Packet::HandshakeInit(initiation) => {
                 parse_handshake_anon(self.private_key.secret(), &self.public_key, &initiation)
@@ -114,6 +128,19 @@ impl Protocol for Noise {
             Packet::PacketData(message) => Ok(slot_of(message.receiver_idx)),
         }
     }
+}
+
+/// Whether a handshake message bears a second MAC, which is made from a cookie; it is all zero
+/// without one (WireGuard paper, section 5.4.4).
+fn shows_cookie(packet: &Packet<'_>, datagram: &[u8]) -> bool {
+    let handshake = matches!(
+        packet,
+        Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)
+    );
+    handshake
+        && datagram
+            .last_chunk::<MAC>()
+            .is_some_and(|mac| *mac != [0; MAC])
 }
 
 /// The slot that a data message names, without the checks of the other kinds.

@@ -42,7 +42,8 @@ pub enum DropReason {
     MalformedOuter,
     /// From the network: for no session here, or from a key that is no peer.
     UnknownPeer,
-    /// From the network: too many handshakes; the sender was asked for a cookie.
+    /// From the network: too many handshakes; the sender was asked for a cookie, or has sent more
+    /// than [`crate::HANDSHAKES_PER_SOURCE`] with one.
     UnderLoad,
     /// From the network: a handshake message or cookie that does not fit, or was seen before.
     HandshakeRefused,

@@ -7,6 +7,7 @@ use fed_mesh::{DropReason, Event, KEEPALIVE, Path, QUEUE_PACKETS, SILENT_AFTER, 
 
 use crate::packet::ipv6;
 use crate::pair::{INNER, Pair};
+use crate::stock::Stock;
 
 #[test]
 fn packets_wait_for_the_handshake_and_keep_their_order() {
@@ -347,6 +348,52 @@ fn a_flood_of_handshakes_does_not_keep_a_peer_out() {
     pair.pump();
     assert!(pair.status(0).connected && pair.status(1).connected);
     assert_eq!(pair.delivered(1), [Pair::packet(0, b"hello")]);
+}
+
+#[test]
+fn who_floods_with_a_cookie_is_answered_so_many_handshakes_a_second() {
+    let pair = Pair::connected();
+    let now = pair.now;
+    let [_, mut bob] = pair.routers;
+    let mut stocks = [1, 2].map(|number| Stock::new(number, bob.public_key()));
+    let peers = stocks.iter().map(Stock::config).collect();
+    bob.set_peers(peers, now).unwrap();
+    let mut answers = |from, message: &[u8], now| {
+        bob.handle_datagram(from, message, now);
+        let answers = std::iter::from_fn(|| bob.poll_transmit());
+        (
+            answers.map(|answer| answer.payload).collect::<Vec<_>>(),
+            bob.drops().get(DropReason::UnderLoad),
+        )
+    };
+    let [flooder, other] = &mut stocks;
+    let from = flooder.address;
+    // The count starts anew each second, so a slow machine needs more than the limit.
+    let cookie = (0..100 * fed_mesh::HANDSHAKES_PER_SECOND)
+        .find_map(|_| {
+            let (replies, _) = answers(from, &flooder.call(), now);
+            replies.into_iter().find(|reply| reply.len() == 64)
+        })
+        .expect("the limit is never reached");
+    flooder.take(&cookie);
+    let limit = u64::from(fed_mesh::HANDSHAKES_PER_SOURCE);
+    let mut flood = |now| {
+        let (_, before) = answers(from, &[], now);
+        let answered = (0..10 * limit).map(|_| answers(from, &flooder.call(), now).0.len() as u64);
+        let answered: u64 = answered.sum();
+        let (_, after) = answers(from, &[], now);
+        (answered, after - before)
+    };
+    assert_eq!(flood(now), (limit, 9 * limit));
+    assert_eq!(flood(now + Duration::from_secs(1)), (limit, 9 * limit));
+    // It keeps nobody else out, who may be asked for a cookie too.
+    let (replies, _) = answers(other.address, &other.call(), now);
+    let again = other.take(&replies[0]).expect("an answer");
+    if replies[0].len() == 64 {
+        let (replies, _) = answers(other.address, &again, now);
+        other.take(&replies[0]);
+    }
+    assert_eq!(other.rekeys, 1);
 }
 
 #[test]
