@@ -249,6 +249,44 @@ def netcdf_many_files(run: Run) -> Any:
     return total.load()
 
 
+def netcdf_many_files_at_once(run: Run) -> Any:
+    """Open as `xarray` does it with tasks of its own."""
+    total: Any = 0.0
+    for pool in POOLS:
+        with run.pin(pool):
+            paths = [run.data / pool / f"part-{part}.nc" for part in range(2)]
+            opened = xr.open_mfdataset(
+                paths, chunks={}, combine="nested", concat_dim="realization", parallel=True
+            )
+        total = total + opened.t.mean("realization")
+    return total.load()
+
+
+def zarr_opened_by_futures(run: Run) -> Any:
+    """Open on a worker, and compute with what it gives back."""
+    opened = []
+    for pool in POOLS:
+        path = run.data / pool / "x.zarr"
+        with run.pin(pool):
+            opened.append(run.client.submit(xr.open_zarr, path, consolidated=False, pure=False))
+    north, south = run.client.gather(opened)
+    return (north - south).t.load()
+
+
+def _sum_at_the_site(path: Path) -> float:
+    return float(xr.open_zarr(path, consolidated=False).t.sum())
+
+
+def zarr_computed_by_tasks(run: Run) -> Any:
+    """Compute within a task, on whichever workers that uses."""
+    found = []
+    for pool in POOLS:
+        path = run.data / pool / "x.zarr"
+        with run.pin(pool):
+            found.append(run.client.submit(_sum_at_the_site, path, pure=False))
+    return sum(run.client.gather(found))
+
+
 def zarr_ufunc(run: Run) -> Any:
     north, south = run.zarr(NORTH).t, run.zarr(SOUTH).t
     return xr.apply_ufunc(np.subtract, north, south, dask="parallelized").load()
@@ -408,6 +446,10 @@ def _two_means(plain: Plain) -> Any:
     return north + south
 
 
+def _sums(plain: Plain) -> Any:
+    return sum(float(plain.dataset(pool).t.sum()) for pool in POOLS)
+
+
 def _grouped(plain: Plain) -> Any:
     return grouped(plain.dataset(NORTH), plain.dataset(SOUTH))
 
@@ -435,6 +477,9 @@ TABLE: dict[str, Row] = {
     "array stale": Row(array_stale, Plain.sum, stock_fails=False),
     "blockwise stacked": Row(blockwise_stacked, _added, stock_fails=True),
     "netcdf many files": Row(netcdf_many_files, _two_means, stock_fails=True),
+    "netcdf at once": Row(netcdf_many_files_at_once, _two_means, stock_fails=True),
+    "zarr by futures": Row(zarr_opened_by_futures, _difference, stock_fails=True),
+    "zarr by tasks": Row(zarr_computed_by_tasks, _sums, stock_fails=True),
     "zarr ufunc": Row(zarr_ufunc, _difference, stock_fails=True),
     "delayed chain": Row(delayed_chain, Plain.sum, stock_fails=False),
     "futures chained": Row(futures_chained, Plain.sum, stock_fails=False),

@@ -76,14 +76,17 @@ async def test_a_placed_task_is_free_when_its_pool_is_lost(c: Any, s: Any, *work
     big = c.submit(bytes, 9_000_000, workers=[w.address for w in workers], pure=False)
     await wait(big)
     home = next(w for w in workers if big.key in w.data)
-    event = c.submit(gate, "go", workers=[w.address for w in workers if w is not home])
-    total = c.submit(length, big, event)
+    (other,) = (w for w in workers if w is not home)
+    small = c.submit(bytes, 10, resources={f"pool-{pool_of(s, other.address)}": 0})
+    await wait(small)
+    event = c.submit(gate, "go", workers=[other.address])
+    total = c.submit(length, big, small, event)
     while total.key not in s.tasks:
         await asyncio.sleep(0.01)
     assert is_placed(s.tasks[total.key])
     await home.close()
     await Event("go").set()
-    assert await total == 9_000_000
+    assert await total == 9_000_010
     assert not is_placed(s.tasks[total.key])
 
 

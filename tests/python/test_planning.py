@@ -13,7 +13,7 @@ from dask._task_spec import Alias, DataNode, List, Task, TaskRef
 from fed.links import DEFAULT_RTT, DEFAULT_THROUGHPUT, Links
 from fed.pins import Pinned
 from fed.planning import Facts, Plan, make_plan
-from fed.relays import insert_relays, is_relay, relay_key
+from fed.relays import gather_free, insert_relays, is_relay, relay_key
 from fed.sizes import UNKNOWN_ROOT, Blocks, Estimator, Learned, blocks_of_layers, bytes_of_data
 
 POOLS = ("north", "south")
@@ -117,6 +117,39 @@ def test_an_output_that_a_pool_needs_twice_crosses_through_a_relay() -> None:
 def test_nothing_is_relayed_to_one_consumer_or_to_one_worker() -> None:
     assert relayed(dict(crossing_graph(1))) == {}
     assert relayed(dict(crossing_graph(3)), crowded=("north",)) == {}
+
+
+def shared_by_free(consumers: int) -> dict[Any, Task]:
+    """Make a graph of a source, free tasks that follow it, and tasks abroad that need the last."""
+    graph: dict[Any, Task] = {"x": read("x", "north", MB)}
+    graph["shifted"] = task("shifted", "x")
+    graph["scaled"] = task("scaled", "shifted")
+    for number in range(consumers):
+        graph["y", number] = read(("y", number), "south", 9 * MB)
+        graph["z", number] = task(("z", number), "scaled", ("y", number))
+    return graph
+
+
+def test_what_several_need_is_made_where_they_are() -> None:
+    graph = shared_by_free(3)
+    made = plan(graph)
+    assert made.pool_of("scaled") is None
+    gather_free(made, crowded=POOLS, mine=set(graph))
+    assert made.pool_of("scaled") == "south"
+    # One task needs this one: its output crosses once.
+    assert made.pool_of("shifted") == "north"
+
+
+@pytest.mark.parametrize(
+    ("consumers", "crowded", "mine"),
+    [(1, POOLS, {"scaled"}), (3, ("north",), {"scaled"}), (3, POOLS, set())],
+)
+def test_what_is_fetched_once_stays_free(
+    consumers: int, crowded: tuple[str, ...], mine: set[Any]
+) -> None:
+    made = plan(shared_by_free(consumers))
+    gather_free(made, crowded=crowded, mine=mine)
+    assert made.pool_of("scaled") is None
 
 
 def test_chunks_times_type_is_the_size() -> None:

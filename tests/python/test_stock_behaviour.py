@@ -72,9 +72,11 @@ async def test_a_worker_restriction_holds_against_the_placement(
     assert length.key in far.data
 
 
+@pytest.mark.parametrize("nbytes", [1, 1_000_000])
 @pooled()
-async def test_idle_workers_steal(c: Any, s: Any, a: Any, b: Any) -> None:
-    root = await c.scatter(1, workers=[a.address])
+async def test_idle_workers_steal(c: Any, s: Any, a: Any, b: Any, nbytes: int) -> None:
+    """In another pool too: data that no pool was asked for lies in one by chance."""
+    root = await c.scatter(bytes(nbytes), workers=[a.address])
     futures = c.map(slow, [root] * 100, pure=False)
     await wait(futures)
     assert a.data

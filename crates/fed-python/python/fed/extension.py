@@ -142,6 +142,9 @@ def _settle_submissions(
         submission = Submission(arrival.graph, arrival.by_type, arrival.common)
         submission.settle(known)
         queued = _pin_existing(scheduler, submission)
+        if queued or submission.pins:
+            # What had nothing to do with pools may have now.
+            placer.poolless.clear()
         plan = placer.arrive(arrival, submission.pins)
         if plan is not None:
             placed(plan)

@@ -18,6 +18,7 @@ from fed.names import pools_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
 T = TypeVar("T")
 
@@ -30,6 +31,9 @@ POOL_ATTRIBUTE = "__fed_pool__"
 
 class Pinned:
     """A function that runs only on workers of one pool.
+
+    What it builds, submits or computes by itself is pinned to that pool too: what it opens there
+    lies there.
 
     Parameters
     ----------
@@ -64,7 +68,14 @@ class Pinned:
         here = pools_here()
         if self.pool not in here:
             raise _wrong_pool(self, here)
-        return self.__wrapped__(*args, **kwargs)
+        if self.__tornado_coroutine__:
+            return self._awaited(args, kwargs)
+        with _building_in(self.pool):
+            return self.__wrapped__(*args, **kwargs)
+
+    async def _awaited(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with _building_in(self.pool):
+            return await self.__wrapped__(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pinned, (self.__wrapped__, self.pool, self.nbytes)
@@ -84,6 +95,12 @@ class Pinned:
 
     def __dask_tokenize__(self) -> tuple[str, str, object]:
         return "fed.Pinned", self.pool, normalize_token(self.__wrapped__)
+
+
+def _building_in(pool: str) -> AbstractContextManager[None]:
+    from fed.context import pinning  # which needs this module
+
+    return pinning(pool)
 
 
 def _wrong_pool(pinned: Pinned, here: frozenset[str]) -> WrongPoolError:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from fed import _dask_private as dask_private
 from fed.fusing import fuse_chains
 from fed.names import PLACED, pools_in, resource_of, without_pools
 from fed.pins import find_pools
 from fed.planning import Facts, Plan, make_plan
-from fed.relays import insert_relays, is_relay
+from fed.relays import gather_free, insert_relays, is_relay
 from fed.sizes import UNKNOWN_ROOT, Blocks, Estimator, Learned, blocks_of_layers
 from fed.submission import conflict, stale_pin
 
@@ -76,6 +77,8 @@ class Placer:
         self.relays = 0
         self.has_fused = False
         self.blocks: dict[str, Blocks] = {}
+        self.poolless: WeakSet[TaskState] = WeakSet()
+        """Tasks that have nothing to do with pools, as far as it has been looked."""
 
     def arrive(self, arrival: dask_private.Arrival, pins: Mapping[Any, str]) -> Plan | None:
         """Place the tasks of a graph before they are made.
@@ -104,9 +107,15 @@ class Placer:
         mine = arrival.graph.keys() - self.scheduler.tasks.keys()
         kept = self._kept(arrival)
         crowded = [pool for pool in plan.pools if len(self.topology.workers(pool)) > 1]
+        resources = arrival.by_type.get("resources", {})
+        free_to_go = {
+            key
+            for key in mine - kept - resources.keys()
+            if not dask_private.is_barrier(arrival.graph[key])
+        }
+        gather_free(plan, crowded=crowded, mine=free_to_go)
         relays = insert_relays(arrival.graph, arrival.order, plan, crowded=crowded, mine=mine)
         self.relays += len(relays)
-        resources = arrival.by_type.get("resources", {})
         placed = dict(relays)
         for number, pool in enumerate(plan.chosen):
             key = plan.keys[number]
@@ -131,7 +140,8 @@ class Placer:
         """
         names = self.topology.names()
         present = self._present(arrival.graph)
-        if not pins and not any(present.values()):
+        held = [key for key, pools in present.items() if pools]
+        if not pins and not self._has_to_do_with_pools(held):
             return None
         needed = _needed(arrival.graph, arrival.keys, present)
         estimator = Estimator({**self.blocks, **blocks_of_layers(arrival.layers)}, self.learned)
@@ -146,6 +156,25 @@ class Placer:
             threads=[self.topology.threads(name) for name in names],
         )
         return make_plan(needed, arrival.order, estimator, facts)
+
+    def _has_to_do_with_pools(self, keys: Iterable[Any]) -> bool:
+        """Tell whether any of these tasks, or of those that they were made of, is kept to a pool.
+
+        What was computed or scattered without any pool lies in one by chance.
+        """
+        tasks = self.scheduler.tasks
+        seen = set()
+        waiting = [tasks[key] for key in keys]
+        while waiting:
+            task = waiting.pop()
+            if task in seen or task in self.poolless:
+                continue
+            if pools_in(task.resource_restrictions):
+                return True
+            seen.add(task)
+            waiting.extend(task.dependencies)
+        self.poolless.update(seen)
+        return False
 
     def bytes_of(self, task: TaskState) -> int:
         """Return the bytes of a task's output, estimated while it runs."""

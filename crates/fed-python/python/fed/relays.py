@@ -43,6 +43,41 @@ def relay_key(key: Any, pool: str) -> Any:
     return f"{PREFIX}-{pool}-{key}"
 
 
+def gather_free(plan: Plan, *, crowded: Collection[str], mine: Collection[Any]) -> None:
+    """Bind free tasks whose outputs several tasks of one pool need to that pool.
+
+    It costs as much to bring there what they need as what they return, but what they need is
+    fetched once, and what they return as often as there are workers.
+
+    Parameters
+    ----------
+    plan
+        Where the tasks are to run; changed.
+    crowded
+        Pools of more than one worker.
+    mine
+        Keys of tasks that may be bound.
+    """
+    users: dict[int, list[int]] = {
+        number: []
+        for number, here in enumerate(plan.chosen)
+        if here < 0 and plan.nbytes[number] >= SMALLEST and plan.keys[number] in mine
+    }
+    if not users:
+        return
+    for number in range(len(plan.keys)):
+        for source in plan.inputs(number):
+            if source in users:
+                users[source].append(number)
+    # Those that need others first, so that what is bound binds its inputs.
+    for number, needing in reversed(users.items()):
+        pools = {plan.chosen[user] for user in needing}
+        if len(needing) > 1 and len(pools) == 1:
+            (pool,) = pools
+            if pool >= 0 and plan.pools[pool] in crowded:
+                plan.chosen[number] = pool
+
+
 def insert_relays(
     graph: dict[Any, Any],
     order: dict[Any, Any],
