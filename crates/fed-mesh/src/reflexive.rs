@@ -1,9 +1,10 @@
 //! What a router looks like from outside: the endpoints that its NAT gives it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use crate::PublicKey;
 use crate::path::canonical;
+use crate::{PublicKey, UNHEARD_MAX};
 
 /// Where one router sees another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,23 @@ pub struct Sighting {
     pub by: PublicKey,
     /// Where: the `endpoint` of a [`crate::PeerStatus`] that has been heard.
     pub at: SocketAddr,
+}
+
+impl Sighting {
+    /// What router `by` says of another, of whose [`crate::PeerStatus`] these are two values.
+    ///
+    /// Nothing if it has not heard the other one, which may have moved, for [`UNHEARD_MAX`], nor if it
+    /// reaches it through this host's loopback: that is another way than UDP, or none.
+    #[must_use]
+    pub fn new(
+        by: PublicKey,
+        endpoint: Option<SocketAddr>,
+        last_heard: Option<Duration>,
+    ) -> Option<Self> {
+        let is_recent = last_heard.is_some_and(|ago| ago < UNHEARD_MAX);
+        let at = endpoint.filter(|at| is_recent && !at.ip().is_loopback())?;
+        Some(Self { by, at })
+    }
 }
 
 /// How a router's datagrams get their source addresses (RFC 4787, section 4.1).
@@ -78,6 +96,21 @@ mod tests {
             at: at.parse().unwrap(),
         });
         Reflexive::of(&sightings.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn who_has_not_been_heard_for_long_is_not_seen() {
+        let at: SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let by = PublicKey::from_bytes([1; 32]);
+        let sighting =
+            |at, seconds: Option<u64>| Sighting::new(by, at, seconds.map(Duration::from_secs));
+        // A keepalive may be due every 25 s.
+        assert_eq!(sighting(Some(at), Some(26)), Some(Sighting { by, at }));
+        assert_eq!(sighting(Some(at), Some(35)), None);
+        assert_eq!(sighting(Some(at), None), None);
+        assert_eq!(sighting(None, Some(0)), None);
+        let bridge = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(sighting(Some(bridge), Some(0)), None);
     }
 
     #[test]

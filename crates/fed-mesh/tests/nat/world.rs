@@ -379,12 +379,8 @@ impl World {
         let mut sightings = vec![Vec::new(); self.count()];
         for by in 0..self.count() {
             for peer in self.routers[by].peers(self.instant(by)) {
-                let recent = peer.last_heard.is_some_and(|ago| ago < KEEPALIVE);
-                let seen = peer.endpoint.filter(|at| !at.ip().is_loopback());
-                let Some(at) = seen.filter(|_| recent && peer.path.is_some()) else {
-                    continue;
-                };
-                sightings[self.node_of(peer.public_key)].push(Sighting { by: key(by), at });
+                let seen = Sighting::new(key(by), peer.endpoint, peer.last_heard);
+                sightings[self.node_of(peer.public_key)].extend(seen);
             }
         }
         let told = |(gate, sightings): (&Gate, &Vec<Sighting>)| {

@@ -174,6 +174,9 @@ pub struct PeerState {
     /// Absent before the first handshake.
     #[prost(uint64, optional, tag = "3")]
     pub handshake_seconds_ago: ::core::option::Option<u64>,
+    /// Since the last authentic datagram; absent before the first.
+    #[prost(uint64, optional, tag = "15")]
+    pub heard_seconds_ago: ::core::option::Option<u64>,
     /// UDP payload, in bytes.
     #[prost(uint64, tag = "4")]
     pub received_bytes: u64,
@@ -192,6 +195,11 @@ pub struct PeerState {
     pub sent_packets: u64,
     #[prost(uint64, tag = "8")]
     pub handshakes: u64,
+    /// What the node has passed on for the peer, to others that it did not reach.
+    #[prost(uint64, tag = "16")]
+    pub relayed_packets: u64,
+    #[prost(uint64, tag = "17")]
+    pub relayed_bytes: u64,
     /// The largest packet inside the tunnel that the path carries, in bytes.
     #[prost(uint32, tag = "9")]
     pub path_mtu: u32,

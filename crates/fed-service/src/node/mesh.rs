@@ -263,6 +263,7 @@ fn peer_report(name: String, peer: &PeerStatus) -> PeerReport {
         over_tls: peer.path.is_some() && peer.endpoint != endpoint,
         endpoint,
         handshake_seconds_ago: peer.last_handshake.map(|ago| ago.as_secs()),
+        heard_seconds_ago: peer.last_heard.map(|ago| ago.as_secs()),
         relay: None,
         path_mtu: u32::try_from(peer.path_mtu).unwrap_or(u32::MAX),
         round_trip_microseconds: peer.rtt.map(microseconds),
@@ -271,6 +272,8 @@ fn peer_report(name: String, peer: &PeerStatus) -> PeerReport {
         sent_bytes: peer.sent_bytes,
         received_packets: peer.inner_received.packets,
         sent_packets: peer.inner_sent.packets,
+        relayed_packets: peer.relayed.packets,
+        relayed_bytes: peer.relayed.bytes,
         drops: drops(&peer.drops)
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect(),

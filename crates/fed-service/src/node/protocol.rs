@@ -97,6 +97,9 @@ pub struct PeerReport {
     pub over_tls: bool,
     /// Seconds since the last handshake; nothing before the first.
     pub handshake_seconds_ago: Option<u64>,
+    /// Seconds since the last authentic datagram; nothing before the first.
+    #[serde(default)]
+    pub heard_seconds_ago: Option<u64>,
     /// The largest packet inside the tunnel that the path to it carries, in bytes.
     pub path_mtu: u32,
     /// Smoothed round-trip time in microseconds, once it has been measured.
@@ -111,6 +114,12 @@ pub struct PeerReport {
     pub received_packets: u64,
     /// Packets sent to it inside the tunnel.
     pub sent_packets: u64,
+    /// Datagrams that this node has passed on for it, to members that it does not reach straight.
+    #[serde(default)]
+    pub relayed_packets: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub relayed_bytes: u64,
     /// Packets dropped on the way to or from it, by reason.
     pub drops: BTreeMap<String, u64>,
 }

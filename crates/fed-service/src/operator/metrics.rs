@@ -226,6 +226,9 @@ mod tests {
             sent_bytes: 20,
             received_packets: 3,
             sent_packets: 4,
+            heard_seconds_ago: Some(7),
+            relayed_packets: 6,
+            relayed_bytes: 60,
             drops: BTreeMap::from([("too-\"big\"\n".into(), 5)]),
         };
         let worker = WorkerReport {

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use fed_core::{MemberId, Peer};
+use fed_core::{Member, MemberId, Peer};
 use fed_mesh::{Mapping, PublicKey, Reflexive, Sighting};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::driver::Driver;
+use crate::node::MeshReport;
 
 /// How often members are asked while the mesh is being built, and for how long.
 const HURRY: Duration = Duration::from_millis(500);
@@ -24,6 +25,11 @@ const PERIOD: Duration = Duration::from_secs(60);
 
 /// How long a member may take to answer; one that is cut off is asked again the next time.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// So many addresses at which a member is seen are told: one of each family, and another for a
+/// member that is seen at several. They are tried before the member's own addresses, for which
+/// they leave room.
+const TOLD: usize = 3;
 
 /// Where each member is seen.
 type Seen = BTreeMap<MemberId, Vec<SocketAddr>>;
@@ -60,49 +66,144 @@ pub(super) async fn keep(driver: Driver, peers: Vec<Peer>) {
 /// Where each member is seen by the others.
 async fn look_around(driver: &Driver, peers: &[Peer]) -> Seen {
     let members = driver.plan.as_ref().map(|plan| plan.members());
-    let members = members.unwrap_or_default();
-    let mut sightings: BTreeMap<MemberId, Vec<Sighting>> = BTreeMap::new();
+    let mut reports = Vec::new();
     for observer in peers {
         let asked = timeout(PATIENCE, driver.mesh(observer.member)).await;
-        let (Ok(Ok(mesh)), Ok(by)) = (asked, observer.public_key.parse::<PublicKey>()) else {
-            continue;
-        };
-        for report in mesh.peers {
-            let seen = members.iter().find(|member| member.name == report.name);
-            let heard = report
-                .endpoint
-                .filter(|_| report.handshake_seconds_ago.is_some());
-            if let (Some(seen), Some(at)) = (seen, heard) {
-                sightings
-                    .entry(seen.id)
-                    .or_default()
-                    .push(Sighting { by, at });
+        if let (Ok(Ok(mesh)), Ok(by)) = (asked, observer.public_key.parse::<PublicKey>()) {
+            reports.push((by, mesh));
+        }
+    }
+    draw_together(&members.unwrap_or_default(), &reports)
+}
+
+/// What the members' nodes, by their keys, report of one another.
+fn draw_together(members: &[Member], reports: &[(PublicKey, MeshReport)]) -> Seen {
+    let mut sightings: BTreeMap<MemberId, Vec<Sighting>> = BTreeMap::new();
+    for (by, mesh) in reports {
+        for report in &mesh.peers {
+            let heard = report.heard_seconds_ago.map(Duration::from_secs);
+            if let Some(seen) = members.iter().find(|member| member.name == report.name) {
+                let sighting = Sighting::new(*by, report.endpoint, heard);
+                sightings.entry(seen.id).or_default().extend(sighting);
             }
         }
     }
     let drawn = |(member, sightings): (MemberId, Vec<Sighting>)| {
-        let reflexive = Reflexive::of(&sightings);
-        if reflexive.mapping == Mapping::EndpointDependent {
-            debug!(?member, addresses = ?reflexive.addresses, "a symmetric NAT");
+        let Reflexive {
+            mapping,
+            mut addresses,
+        } = Reflexive::of(&sightings);
+        if mapping == Mapping::EndpointDependent {
+            debug!(?member, ?addresses, "a symmetric NAT");
         }
-        (member, reflexive.addresses)
+        addresses.truncate(TOLD);
+        (member, addresses)
     };
     sightings.into_iter().map(drawn).collect()
 }
 
-/// All members but one, with where they may be reached.
+/// All members but one, with where they may be reached: first where they are seen.
 fn others(peers: &[Peer], seen: &Seen, member: MemberId) -> Vec<Peer> {
     let others = peers.iter().filter(|peer| peer.member != member);
     others
         .map(|peer| {
-            let mut peer = peer.clone();
-            let seen = seen.get(&peer.member).into_iter().flatten();
-            for at in seen {
-                if !peer.candidates.contains(at) {
-                    peer.candidates.push(*at);
-                }
+            let mut candidates = seen.get(&peer.member).cloned().unwrap_or_default();
+            let own = peer.candidates.iter().filter(|at| !candidates.contains(at));
+            candidates.extend(own.copied().collect::<Vec<_>>());
+            Peer {
+                candidates,
+                ..peer.clone()
             }
-            peer
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use fed_mesh::PrivateKey;
+
+    use super::*;
+    use crate::node::PeerReport;
+
+    const SITES: [&str; 2] = ["ecmwf", "eumetsat"];
+
+    fn members() -> Vec<Member> {
+        let numbered = (1..).zip(SITES).map(|(number, name)| Member {
+            id: MemberId::site(number),
+            name: name.to_owned(),
+        });
+        numbered.collect()
+    }
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
+    /// What a node says of one site: where it saw it, and how many seconds ago it last heard it.
+    fn report(site: &str, endpoint: &str, heard: Option<u64>) -> (PublicKey, MeshReport) {
+        let peer = PeerReport {
+            name: site.to_owned(),
+            endpoint: Some(at(endpoint)),
+            // The last handshake stays, however long ago.
+            handshake_seconds_ago: Some(1000),
+            heard_seconds_ago: heard,
+            ..PeerReport::default()
+        };
+        let report = MeshReport {
+            peers: vec![peer],
+            ..MeshReport::default()
+        };
+        (PrivateKey::generate().public_key(), report)
+    }
+
+    #[test]
+    fn a_member_is_where_most_have_heard_it_of_late() {
+        let seen = draw_together(
+            &members(),
+            &[
+                report("ecmwf", "192.0.2.1:61000", Some(90)),
+                report("ecmwf", "192.0.2.1:61000", Some(90)),
+                report("ecmwf", "192.0.2.9:61000", Some(1)),
+                report("eumetsat", "192.0.2.2:7", None),
+                report("nobody", "192.0.2.3:7", Some(1)),
+            ],
+        );
+        let moved = (MemberId::site(1), vec![at("192.0.2.9:61000")]);
+        let unheard = (MemberId::site(2), Vec::new());
+        assert_eq!(seen, BTreeMap::from([moved, unheard]));
+    }
+
+    #[test]
+    fn a_symmetric_nat_fills_nobodys_candidates() {
+        let ports = (1..=9).map(|port| report("ecmwf", &format!("192.0.2.1:{port}"), Some(1)));
+        let reports: Vec<_> = ports.collect();
+        let seen = draw_together(&members(), &reports);
+        assert_eq!(seen[&MemberId::site(1)].len(), TOLD);
+    }
+
+    #[test]
+    fn where_a_member_is_seen_comes_before_its_own_addresses() {
+        let peer = |number, candidates: &[&str]| Peer {
+            member: MemberId::site(number),
+            public_key: String::new(),
+            endpoint: None,
+            candidates: candidates.iter().copied().map(at).collect(),
+            fingerprint: String::new(),
+        };
+        let peers = [
+            peer(1, &["10.0.0.1:9", "192.0.2.1:9"]),
+            peer(2, &["10.0.0.2:9"]),
+        ];
+        let places = vec![at("192.0.2.1:61000"), at("192.0.2.1:9")];
+        let seen = Seen::from([(MemberId::site(1), places)]);
+        let told = others(&peers, &seen, MemberId::site(2));
+        assert_eq!(
+            told,
+            [peer(1, &["192.0.2.1:61000", "192.0.2.1:9", "10.0.0.1:9"])]
+        );
+        assert_eq!(
+            others(&peers, &seen, MemberId::site(1)),
+            [peer(2, &["10.0.0.2:9"])]
+        );
+    }
 }
