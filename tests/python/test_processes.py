@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import dask
 import pytest
 from distributed import Event
 
@@ -108,3 +109,38 @@ def wait_until(condition: Any) -> None:
         if time.monotonic() > deadline:
             pytest.fail("it did not happen")
         time.sleep(0.02)
+
+
+def test_each_repetition_of_a_computation_has_its_own_traffic(
+    fed_cluster: Cluster, client: Client
+) -> None:
+    block = 500_000
+    with fed.pool("north"):
+        north = [dask.delayed(workloads.zeros)(block, number) for number in range(4)]
+    with fed.pool("south"):
+        south = [dask.delayed(workloads.zeros)(block, -number - 1) for number in range(4)]
+    pairs = [dask.delayed(workloads.joined_size)(*pair) for pair in zip(north, south, strict=True)]
+
+    def repeat(known: int) -> None:
+        futures = client.compute(pairs)
+        assert client.gather(futures) == [2 * block] * 4
+        del futures
+        wait_until(lambda: client.run_on_scheduler(workloads.count_tasks) == known)
+
+    known = client.run_on_scheduler(workloads.count_tasks)
+    for _ in range(3):
+        repeat(known)
+    # One that joins begins where the others are.
+    process = fed_cluster.start_worker("north", "north-1-9")
+    try:
+        client.wait_for_workers(5, timeout=federations.PATIENCE)
+        repeat(known)
+        told = fed.traffic()["computations"][-4:]
+    finally:
+        process.kill()
+        process.wait(federations.PATIENCE)
+    wait_until(lambda: fed.stats()["workers_per_pool"] == {"north": 2, "south": 2})
+    for computation in told:
+        assert computation["tasks"] == len([*north, *south, *pairs])
+        crossed = sum(nbytes for *_pools, nbytes in computation["crossed"])
+        assert 4 * block <= crossed < 4.1 * block

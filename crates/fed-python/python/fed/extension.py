@@ -78,6 +78,7 @@ async def extend(scheduler: Scheduler) -> tuple[str, ...]:
     scheduler.add_plugin(counters)
     scheduler.handlers["fed_stats"] = counters.stats
     ledger = Ledger(scheduler, placer)
+    scheduler.add_plugin(ledger)
     scheduler.handlers[OPERATION] = ledger.traffic
     scheduler.handlers["fed_explain"] = Explainer(placer, sites).explain
 
