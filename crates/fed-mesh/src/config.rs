@@ -82,7 +82,7 @@ pub(crate) const FOLLOW_HOLD: Duration = Duration::from_secs(5);
 /// the other one to follow first, once its [`FOLLOW_HOLD`] is over.
 pub(crate) const RETURN_HOLD: Duration = Duration::from_secs(10);
 
-/// Changes of a path are told no more often than this.
+/// Handshakes with a peer, and changes of the path to it, are told no more often than this.
 pub(crate) const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Relays that are tried at once.

@@ -7,7 +7,8 @@ use crate::{Path, PublicKey};
 /// Something an operator may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A handshake is complete: both ends hold the keys of a new session.
+    /// A handshake is complete: both ends hold the keys of a new session. Of several in one second
+    /// with one peer the first is told; [`crate::PeerStatus::handshakes`] counts all.
     HandshakeCompleted {
         /// With whom.
         peer: PublicKey,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use crate::config::FOLLOW_HOLD;
+use crate::config::{FOLLOW_HOLD, TELL_EVERY};
 use crate::control::Control;
 use crate::frame::{self, RouterId};
 use crate::links::Links;
@@ -64,6 +64,8 @@ pub(crate) struct Peer<S> {
     spoke: Instant,
     silent: bool,
     handshake: Option<Instant>,
+    /// When one was last told of.
+    handshake_told: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -102,6 +104,7 @@ impl<S: Session> Peer<S> {
             spoke: now,
             silent: false,
             handshake: None,
+            handshake_told: None,
         }
     }
 
@@ -227,10 +230,14 @@ impl<S: Session> Peer<S> {
         self.counters.handshakes += 1;
         self.paths.connected(ctx.now);
         self.width.wake(ctx.now);
-        out.events.push_back(Event::HandshakeCompleted {
-            peer: self.config.public_key,
-            path,
-        });
+        let recent = |at: Instant| ctx.now.saturating_duration_since(at) < TELL_EVERY;
+        if !self.handshake_told.is_some_and(recent) {
+            self.handshake_told = Some(ctx.now);
+            out.events.push_back(Event::HandshakeCompleted {
+                peer: self.config.public_key,
+                path,
+            });
+        }
     }
 
     fn obey(&mut self, control: Control, path: Path, ctx: Context<'_>, out: &mut Output) {

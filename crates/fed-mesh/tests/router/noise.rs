@@ -397,6 +397,30 @@ fn who_floods_with_a_cookie_is_answered_so_many_handshakes_a_second() {
 }
 
 #[test]
+fn who_renews_its_session_all_the_time_is_told_of_once_a_second() {
+    let pair = Pair::connected();
+    let mut now = pair.now;
+    let [_, mut bob] = pair.routers;
+    let mut stock = Stock::new(1, bob.public_key());
+    bob.set_peers(vec![stock.config()], now).unwrap();
+    let from = stock.address;
+    for (after, told) in [(0, 1), (999, 0), (1, 1), (5000, 1)] {
+        now += Duration::from_millis(after);
+        for _ in 0..5 {
+            bob.handle_datagram(from, &stock.call(), now);
+            let answer = bob.poll_transmit().expect("fewer than the limit");
+            let confirmation = stock.take(&answer.payload).unwrap();
+            bob.handle_datagram(from, &confirmation, now);
+            while bob.poll_transmit().is_some() {}
+        }
+        let events = std::iter::from_fn(|| bob.poll_event());
+        let handshakes = events.filter(|event| matches!(event, Event::HandshakeCompleted { .. }));
+        assert_eq!(handshakes.count(), told);
+    }
+    assert_eq!(bob.peers(now)[0].handshakes, 20);
+}
+
+#[test]
 fn a_quiet_peer_is_greeted_and_its_silence_told() {
     let mut pair = Pair::new(Some(KEEPALIVE));
     pair.pump();
