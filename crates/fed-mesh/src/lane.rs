@@ -104,7 +104,10 @@ impl<'r, P: Protocol> Inbound<'r, P> {
     /// Takes in one datagram. May change the deadline.
     pub fn push(&mut self, from: SocketAddr, datagram: &[u8], out: &mut Output) {
         let from = canonical(from);
-        if frame::is_frame(datagram) {
+        if from.port() == 0 {
+            // No kernel sends an answer there.
+            self.router.count_drop(DropReason::MalformedOuter);
+        } else if frame::is_frame(datagram) {
             self.frame(from, datagram, out);
         } else {
             self.message(Path::Udp(from), from.ip(), datagram, out, |reply, out| {

@@ -466,9 +466,11 @@ impl Paths {
     }
 }
 
+/// The first of the candidates, each once; nothing can be sent to port 0.
 fn distinct(candidates: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut known = Vec::new();
-    for candidate in candidates.iter().copied().map(canonical) {
+    let sendable = candidates.iter().filter(|candidate| candidate.port() != 0);
+    for candidate in sendable.copied().map(canonical) {
         if known.len() < CANDIDATES_MAX && !known.contains(&candidate) {
             known.push(candidate);
         }

@@ -38,7 +38,8 @@ pub enum DropReason {
     QueueFull,
     /// From the TUN: the handshake that the packet waited for was given up.
     HandshakeGivenUp,
-    /// From the network: not a WireGuard message, or its first MAC is not meant for this router.
+    /// From the network: not a WireGuard message, or its first MAC is not meant for this router, or
+    /// sent from port 0, which cannot be answered.
     MalformedOuter,
     /// From the network: for no session here, or from a key that is no peer.
     UnknownPeer,

@@ -24,13 +24,15 @@ const NAP: Duration = Duration::from_millis(250);
 /// How long to sleep without peers.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// What a packet path may leave to the kernel. Whatever a kernel lacks is done without; this is to
-/// do without what it has.
+/// What a packet path leaves to the kernel. Whatever a kernel lacks is done without; this is to do
+/// without what it has, and tells what is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offloads {
-    /// The TUN cuts and joins packets and completes checksums. Needs a device made with
+    /// The TUN cuts and joins packets of TCP and completes checksums. Needs a device made with
     /// `IFF_VNET_HDR`.
     pub tun: bool,
+    /// It does so with packets of UDP too, if it does with those of TCP. Needs Linux 6.2.
+    pub tun_udp: bool,
     /// UDP datagrams are sent many at a time (`UDP_SEGMENT`).
     pub udp_send: bool,
     /// UDP datagrams are received many at a time (`UDP_GRO`).
@@ -41,6 +43,7 @@ impl Offloads {
     /// Whatever the kernel has.
     pub const ALL: Self = Self {
         tun: true,
+        tun_udp: true,
         udp_send: true,
         udp_receive: true,
     };
@@ -81,7 +84,7 @@ impl Driver {
         router: Router,
         offloads: Offloads,
     ) -> io::Result<Handle> {
-        let tun = Tun::new(tun, offloads.tun)?;
+        let tun = Tun::new(tun, offloads.tun, offloads.tun_udp)?;
         let udp = Udp::new(udp, offloads.udp_send, offloads.udp_receive)?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
@@ -161,5 +164,6 @@ fn status(shared: &Shared, now: Instant) -> Status {
         peers: router.peers(now),
         drops: router.drops(),
         losses: shared.losses.losses(),
+        offloads: shared.offloads(),
     }
 }

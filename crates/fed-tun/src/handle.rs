@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fed_mesh::{Drops, Event, PeerConfig, PeerStatus, SetPeersError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::Losses;
+use crate::{Losses, Offloads};
 
 /// Commands that wait at most; a caller beyond it waits itself.
 pub(crate) const COMMANDS: usize = 16;
@@ -29,7 +29,7 @@ pub(crate) enum State {
     Failed(Arc<io::Error>),
 }
 
-/// Counters of a driver and its router.
+/// Counters of a driver and its router, and what the kernel does for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The peers, in the order in which they were added.
@@ -38,6 +38,8 @@ pub struct Status {
     pub drops: Drops,
     /// What was lost between the router and the kernel.
     pub losses: Losses,
+    /// What is left to the kernel. Whatever it has refused is not asked for again.
+    pub offloads: Offloads,
 }
 
 /// The driver has stopped, so that it cannot answer.

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{broadcast, mpsc};
 
+use crate::Offloads;
 use crate::join::Joiner;
 use crate::losses::Counters;
 use crate::tun::Tun;
@@ -129,6 +130,17 @@ impl Shared {
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Router> {
         self.router.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the kernel does for this path now.
+    pub(crate) fn offloads(&self) -> Offloads {
+        let tun = self.tun.joinable();
+        Offloads {
+            tun: tun.tcp,
+            tun_udp: tun.udp,
+            udp_send: self.udp.sends_together(),
+            udp_receive: self.udp.receives_joined(),
+        }
     }
 
     /// Changes the router and sends what comes of it, before anything else can be sent.

@@ -38,22 +38,20 @@ pub(crate) struct Tun {
 }
 
 impl Tun {
-    /// Takes a device over, and switches on the offloads that it has, unless told otherwise.
-    pub(crate) fn new(fd: OwnedFd, offload: bool) -> io::Result<Self> {
+    /// Takes a device over, and switches on those of the wanted offloads that it has: for TCP and
+    /// checksums, and `udp` beyond them.
+    pub(crate) fn new(fd: OwnedFd, tcp: bool, udp: bool) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let notes = has_notes(&fd);
-        let wanted = [CHECKSUM | TCP | UDP, CHECKSUM | TCP, 0];
-        let first = if notes && offload {
-            0
-        } else {
-            wanted.len() - 1
-        };
-        let granted = wanted[first..]
-            .iter()
-            .find(|flags| !notes || set_offload(&fd, **flags).is_ok())
-            .copied()
-            .unwrap_or(0);
+        let tiers = [
+            (tcp && udp, CHECKSUM | TCP | UDP),
+            (tcp, CHECKSUM | TCP),
+            (true, 0),
+        ];
+        let mut wanted = tiers.iter().filter(|(wanted, _)| notes && *wanted);
+        let granted = wanted.find(|(_, flags)| set_offload(&fd, *flags).is_ok());
+        let granted = granted.map_or(0, |(_, flags)| *flags);
         tracing::debug!(notes, granted, "TUN device opened");
         Ok(Self {
             fd,
@@ -118,7 +116,8 @@ impl Tun {
         }
     }
 
-    fn joinable(&self) -> Joinable {
+    /// What the device takes in one piece now.
+    pub(crate) fn joinable(&self) -> Joinable {
         Joinable {
             tcp: self.tcp.load(Ordering::Relaxed),
             udp: self.udp.load(Ordering::Relaxed),

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fed_mesh::{Output, Train};
 use nix::libc;
@@ -39,11 +39,12 @@ const JOINED: usize = 16_384;
 /// A UDP socket, non-blocking.
 pub(crate) struct Udp {
     socket: UdpSocket,
-    /// What the kernel is known to be able to; made anew when it turns out otherwise.
-    state: RwLock<UdpSocketState>,
-    /// Whether to send several datagrams in one call at all.
-    segmentation: bool,
-    /// Whether to receive several joined to one.
+    state: UdpSocketState,
+    /// How many datagrams to send in one call. Quinn's own count is of no use: whatever datagram is
+    /// refused with EINVAL or EIO, even one that was sent by itself, it takes for a lack of
+    /// segmentation and counts 1 for good.
+    together: AtomicUsize,
+    /// Whether several are received joined to one.
     joining: bool,
     /// Whether the socket speaks IPv6, and so wants IPv4 addresses in their mapped form.
     ipv6: bool,
@@ -71,7 +72,7 @@ pub(crate) enum Sent {
 impl Udp {
     /// Takes a bound socket over.
     pub(crate) fn new(socket: UdpSocket, segmentation: bool, joining: bool) -> io::Result<Self> {
-        let state = state(&socket, joining)?;
+        let (state, joining) = state(&socket, joining)?;
         for granted in [
             // A process that may, exceeds the limit of the host; for others it is cut to that.
             setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER)
@@ -85,22 +86,30 @@ impl Udp {
         }
         Ok(Self {
             ipv6: socket.local_addr()?.is_ipv6(),
-            segmentation,
+            together: AtomicUsize::new(if segmentation {
+                state.max_gso_segments()
+            } else {
+                1
+            }),
             joining,
-            state: RwLock::new(state),
+            state,
             socket,
         })
     }
 
+    /// Whether several datagrams are sent in one call.
+    pub(crate) fn sends_together(&self) -> bool {
+        self.together.load(Ordering::Relaxed) > 1
+    }
+
+    /// Whether several datagrams are received joined to one.
+    pub(crate) fn receives_joined(&self) -> bool {
+        self.joining
+    }
+
     /// The trains of `output`, as long as this socket sends them in one call.
     pub(crate) fn trains<'o>(&self, output: &'o Output) -> impl Iterator<Item = Train<'o>> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let datagrams = if self.segmentation {
-            state.max_gso_segments()
-        } else {
-            1
-        };
-        output.trains(datagrams, TRAIN_BYTES)
+        output.trains(self.together.load(Ordering::Relaxed), TRAIN_BYTES)
     }
 
     /// Sends a train, or counts what the kernel refuses.
@@ -108,7 +117,14 @@ impl Udp {
         match self.try_send(train) {
             Ok(()) => Sent::Done,
             Err(error) if error.kind() == ErrorKind::WouldBlock => Sent::Full,
-            Err(_) if train.datagrams() > 1 => self.send_singly(train, losses),
+            Err(error) if train.datagrams() > 1 => {
+                let gone = self.send_singly(train, losses);
+                if gone && is_for_want_of_segmentation(&error) {
+                    tracing::info!(%error, "datagrams do not go many at a time; they go one by one");
+                    self.together.store(1, Ordering::Relaxed);
+                }
+                Sent::Done
+            }
             Err(error) => {
                 count_refusal(&error, train, losses);
                 Sent::Done
@@ -116,27 +132,23 @@ impl Udp {
         }
     }
 
-    /// Sends the datagrams of a train that was refused, each by itself.
-    fn send_singly(&self, train: Train<'_>, losses: &Counters) -> Sent {
-        let mut too_long = false;
+    /// Sends the datagrams of a train that was refused, each by itself; whether they could go, so
+    /// that it was refused for being a train. A kernel gives the same error for one whose datagrams
+    /// cannot go at all, because of their length or where they are to go: that says nothing about
+    /// other trains.
+    fn send_singly(&self, train: Train<'_>, losses: &Counters) -> bool {
+        let (mut sent, mut refused) = (false, false);
         for bytes in train.bytes.chunks(train.segment) {
             match self.try_send(Train { bytes, ..train }) {
-                Ok(()) => {}
+                Ok(()) => sent = true,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => losses.udp_full.add(1),
                 Err(error) => {
-                    too_long |= is_too_long(&error);
+                    refused = true;
                     count_refusal(&error, train, losses);
                 }
             }
         }
-        if too_long {
-            // A kernel says the same of trains that it cannot send and of trains whose datagrams
-            // are too long for the path: these say nothing about the next ones.
-            if let Ok(fresh) = state(&self.socket, self.joining) {
-                *self.state.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-            }
-        }
-        Sent::Done
+        sent && !refused
     }
 
     fn try_send(&self, train: Train<'_>) -> io::Result<()> {
@@ -147,8 +159,8 @@ impl Udp {
             segment_size: (train.datagrams() > 1).then_some(train.segment),
             src_ip: None,
         };
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.try_send(UdpSockRef::from(&self.socket), &transmit)
+        self.state
+            .try_send(UdpSockRef::from(&self.socket), &transmit)
     }
 
     /// Receives what waits, without waiting itself; whether there was anything.
@@ -159,9 +171,9 @@ impl Udp {
             let chunk = chunks.next().expect("one for each");
             IoSliceMut::new(&mut chunk[..DATAGRAM_MAX])
         });
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let socket = UdpSockRef::from(&self.socket);
-        match state.recv(socket, &mut buffers[..arrivals.offered], &mut arrivals.meta) {
+        let buffers = &mut buffers[..arrivals.offered];
+        match self.state.recv(socket, buffers, &mut arrivals.meta) {
             Ok(filled) => {
                 arrivals.filled = filled;
                 arrivals.exhausted = filled < arrivals.offered;
@@ -190,19 +202,25 @@ impl Udp {
 
 /// Prepares a socket, for what is read of each datagram here: itself, where it is from, and the
 /// lengths of what the kernel joined. The rest (time, destination, traffic class) it would look up
-/// for each one, or for each on the whole machine.
-fn state(socket: &UdpSocket, joining: bool) -> io::Result<UdpSocketState> {
+/// for each one, or for each on the whole machine. Returns also whether datagrams come in joined,
+/// which `joining` asks for.
+fn state(socket: &UdpSocket, joining: bool) -> io::Result<(UdpSocketState, bool)> {
     let state = UdpSocketState::new(UdpSockRef::from(socket))?;
     // Where the kernel knows no such option, or not for this family, it does no such thing.
+    let joins = setsockopt(socket, sockopt::UdpGroSegment, &joining).is_ok() && joining;
     let _unknown = [
-        setsockopt(socket, sockopt::UdpGroSegment, &joining),
         setsockopt(socket, sockopt::ReceiveTimestampns, &false),
         setsockopt(socket, sockopt::IpRecvTos, &false),
         setsockopt(socket, sockopt::Ipv4PacketInfo, &false),
         setsockopt(socket, sockopt::Ipv6RecvTClass, &false),
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &false),
     ];
-    Ok(state)
+    Ok((state, joins))
+}
+
+/// Whether an error may mean that the kernel, or the device on the way, does not cut trains.
+fn is_for_want_of_segmentation(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO))
 }
 
 fn is_too_long(error: &io::Error) -> bool {
@@ -255,5 +273,55 @@ impl Arrivals {
             let datagrams = buffer[..meta.len].chunks(meta.stride.max(1));
             datagrams.map(|datagram| (meta.addr, datagram))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Ends a test that hangs; nothing is measured by it.
+    const HANG: Duration = Duration::from_secs(60);
+
+    fn train(to: SocketAddr, bytes: &[u8], segment: usize) -> Train<'_> {
+        Train { to, bytes, segment }
+    }
+
+    #[test]
+    fn what_cannot_go_at_all_does_not_end_trains_to_others() {
+        let [sender, receiver] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        receiver.set_read_timeout(Some(HANG)).unwrap();
+        let udp = Udp::new(sender, true, true).unwrap();
+        assert!(udp.sends_together(), "this kernel has no UDP_SEGMENT");
+        let losses = Counters::default();
+        // EINVAL, one datagram as well as many.
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        for datagrams in [1, 5] {
+            let refused = train(nowhere, &[0; 5][..datagrams], 1);
+            assert_eq!(udp.send(refused, &losses), Sent::Done);
+            assert!(
+                udp.sends_together(),
+                "after {datagrams} datagrams to port 0"
+            );
+        }
+        assert_eq!(losses.losses().udp_refused, 6);
+        // Longer than any device carries, alone and with a short one behind it.
+        let to = receiver.local_addr().unwrap();
+        for (bytes, segment) in [(65_508, 65_508), (65_509, 65_508)] {
+            let too_long = vec![0; bytes];
+            assert_eq!(udp.send(train(to, &too_long, segment), &losses), Sent::Done);
+            assert!(udp.sends_together(), "after {bytes} bytes");
+        }
+        assert_eq!(losses.losses().udp_too_long, 2);
+        assert_eq!(receiver.recv(&mut [0; 2]).unwrap(), 1);
+        let bytes: Vec<u8> = (0..60).collect();
+        assert_eq!(udp.send(train(to, &bytes, 1), &losses), Sent::Done);
+        for number in bytes {
+            let mut datagram = [0; 2];
+            assert_eq!(receiver.recv(&mut datagram).unwrap(), 1);
+            assert_eq!(datagram[0], number);
+        }
     }
 }

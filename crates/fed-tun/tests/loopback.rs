@@ -173,6 +173,7 @@ async fn batches_pass_without_any_offload_of_udp() {
         let node = |number| {
             let offloads = Offloads {
                 tun: false,
+                tun_udp: false,
                 udp_send,
                 udp_receive,
             };
@@ -180,6 +181,8 @@ async fn batches_pass_without_any_offload_of_udp() {
         };
         let (a, b) = acquainted(node(1), node(2), "127.0.0.1").await;
         several_batches(&a, &b).await;
+        let used = b.handle.status().await.unwrap().offloads;
+        assert_eq!((used.udp_send, used.udp_receive), (udp_send, udp_receive));
     }
 }
 
@@ -192,8 +195,9 @@ async fn a_kernel_that_refuses_many_datagrams_at_once_gets_them_one_by_one() {
     };
     let (a, b) = acquainted(node(1), node(2), "127.0.0.1").await;
     several_batches(&a, &b).await;
-    let losses = a.handle.status().await.unwrap().losses;
-    assert_eq!(losses, Losses::default());
+    let status = a.handle.status().await.unwrap();
+    assert_eq!(status.losses, Losses::default());
+    assert!(!status.offloads.udp_send);
 }
 
 /// Switches the checksums of a socket off, without which Linux refuses `UDP_SEGMENT` with EINVAL.

@@ -5,6 +5,7 @@
 //! on the command line select tests by a part of their name.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -23,6 +24,13 @@ const TESTS: &[(&str, fn())] = &[
     ("they_pass_without_offloads_of_the_tun", || {
         traffic_passes(&["tun"]);
     }),
+    ("they_pass_without_the_tuns_offload_of_udp", || {
+        traffic_passes(&["tun-udp"]);
+    }),
+    (
+        "they_pass_where_the_tun_refuses_joined_packets",
+        traffic_passes_a_tun_that_refuses,
+    ),
     ("they_pass_without_offloads_of_udp", || {
         traffic_passes(&["udp-send", "udp-receive"]);
     }),
@@ -54,6 +62,22 @@ for start in range(1, 3000, 100):
         udp.send(datagram)
     got = [udp.recv(65535) for _ in batch]
     assert got == batch, (start, [len(g) for g in got])
+";
+
+/// Sends many datagrams at once to an echo, and compares their bytes and order.
+const TOGETHER: &str = r"
+import os, socket
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+udp.connect(('fd00:0:0:2::1', 4000))
+udp.settimeout(30)
+UDP_SEGMENT = 103
+udp.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+for _ in range(20):
+    sent = os.urandom(20_000)
+    udp.send(sent)
+    got = [udp.recv(65535) for _ in range(20)]
+    assert all(len(datagram) == 1000 for datagram in got)
+    assert b''.join(got) == sent
 ";
 
 /// Keeps a stream busy until its segments are as large as asked for, each time a line says how
@@ -125,13 +149,46 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
+/// With all offloads but these: the others are in use then. Needs a kernel that has all.
 fn traffic_passes(without: &[&str]) {
+    let switches: Vec<_> = without.iter().flat_map(|off| ["--without", off]).collect();
+    for end in after_traffic(&switches) {
+        for (name, used) in &end.offloads {
+            let needs_tun = name == "tun-udp";
+            let off = without.contains(&name.as_str()) || (needs_tun && without.contains(&"tun"));
+            assert_eq!(*used, !off, "{name} without {without:?}");
+        }
+    }
+}
+
+/// Packets that were joined in vain arrive one by one, none lost and in order, and from then on
+/// none are joined.
+fn traffic_passes_a_tun_that_refuses() {
+    let [first, second] = after_traffic(&["--refuse-joined"]);
+    // Whether the echo's datagrams were joined on their way back is up to chance.
+    for (end, name) in [(&first, "tun"), (&second, "tun"), (&second, "tun-udp")] {
+        assert!(!end.offloads[name], "{name} was never refused: {end:?}");
+    }
+}
+
+/// Streams and datagrams between two nodes with these switches; what they say at their end.
+fn after_traffic(switches: &[&str]) -> [End; 2] {
     let lab = Lab::builder().host("a").host("b").start().unwrap();
     let [a, b] = ["a", "b"].map(|name| lab.host(name));
-    let (first, second) = nodes(&lab, 1420, without);
-    let _server = Server::start(&second, b);
-    let client = first.python(a, CLIENT).status().unwrap();
-    assert!(client.success(), "without {without:?}: {client}");
+    let (first, second) = nodes(&lab, 1420, switches);
+    let server = Server::start(&second, b);
+    // Linux before 6.11 sends none at once by a device without checksums.
+    let together = (!switches.contains(&"tun")).then_some(TOGETHER);
+    for script in std::iter::once(CLIENT).chain(together) {
+        let client = first.python(a, script).status().unwrap();
+        assert!(client.success(), "with {switches:?}: {client}");
+    }
+    drop(server);
+    let ends = [first, second].map(Node::end);
+    for end in &ends {
+        assert_eq!(end.losses["tun-refused"], 0, "with {switches:?}: {end:?}");
+    }
+    ends
 }
 
 /// A path for jumbo frames that becomes one for Ethernet under a stream, without a word.
@@ -247,9 +304,9 @@ fn a_stock_wireguard_is_a_peer_like_others() {
 }
 
 /// A node on each host, told of the other.
-fn nodes(lab: &Lab, mtu: u16, without: &[&str]) -> (Node, Node) {
+fn nodes(lab: &Lab, mtu: u16, switches: &[&str]) -> (Node, Node) {
     let [a, b] = ["a", "b"].map(|name| lab.host(name));
-    let start = |host, number| Node::start(host, number, mtu, without);
+    let start = |host, number| Node::start(host, number, mtu, switches);
     let (mut first, mut second) = (start(a, 1), start(b, 2));
     let (to_first, to_second) = (first.line(a, 1), second.line(b, 2));
     first.tell(&to_second);
@@ -290,16 +347,24 @@ struct Ready {
     pid: u32,
 }
 
+/// What a node says at its end.
+#[derive(Debug, Deserialize)]
+struct End {
+    losses: BTreeMap<String, u64>,
+    offloads: BTreeMap<String, bool>,
+}
+
 struct Node {
     child: Child,
-    stdin: ChildStdin,
+    /// The node ends when this is closed.
+    stdin: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     ready: Ready,
     _scratch: tempfile::TempDir,
 }
 
 impl Node {
-    fn start(host: &Host, number: u8, mtu: u16, without: &[&str]) -> Self {
+    fn start(host: &Host, number: u8, mtu: u16, switches: &[&str]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut child = host
             .command(env!("CARGO_BIN_EXE_mesh-peer"))
@@ -311,7 +376,7 @@ impl Node {
             ])
             .args(["--listen", &format!("{}:0", host.addr4()), "--scratch"])
             .arg(scratch.path())
-            .args(without.iter().flat_map(|offload| ["--without", offload]))
+            .args(switches)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -321,7 +386,7 @@ impl Node {
         output.read_line(&mut line).unwrap();
         Self {
             output,
-            stdin: child.stdin.take().unwrap(),
+            stdin: child.stdin.take(),
             child,
             ready: serde_json::from_str(&line).unwrap(),
             _scratch: scratch,
@@ -340,7 +405,15 @@ impl Node {
     }
 
     fn tell(&mut self, peer: &str) {
-        write!(self.stdin, "{peer}\n\n").unwrap();
+        let stdin = self.stdin.as_mut().unwrap();
+        write!(stdin, "{peer}\n\n").unwrap();
+    }
+
+    /// Has it end.
+    fn end(mut self) -> End {
+        drop(self.stdin.take());
+        let said = std::io::read_to_string(&mut self.output).unwrap();
+        serde_json::from_str(said.lines().last().unwrap()).unwrap()
     }
 
     /// Waits until its path to the other has this MTU.

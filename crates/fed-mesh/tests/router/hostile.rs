@@ -36,6 +36,35 @@ fn datagram() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![any_bytes, shaped]
 }
 
+#[test]
+fn nothing_is_sent_to_port_0() {
+    let mut pair = Pair::new(None);
+    pair.inner(0, b"hello");
+    let initiation = pair.transmits(0).remove(0);
+    let alice = pair.outer[0];
+    pair.outer[0].set_port(0);
+    pair.receive(1, &initiation);
+    assert_eq!(pair.transmits(1), Vec::<Vec<u8>>::new());
+    let drops = pair.routers[1].drops();
+    assert_eq!(drops.get(DropReason::MalformedOuter), 1);
+    pair.outer[0] = alice;
+    pair.receive(1, &initiation);
+    pair.pump();
+    assert_eq!(pair.delivered(1), [Pair::packet(0, b"hello")]);
+
+    let mut carol = Node::new(Router::new(PrivateKey::generate(), pair.now));
+    let [nowhere, somewhere] = ["192.0.2.1:0", "192.0.2.1:1"].map(|at| at.parse().unwrap());
+    let peer = PeerConfig {
+        public_key: PrivateKey::generate().public_key(),
+        endpoints: vec![nowhere, somewhere],
+        allowed_ips: vec![Ipv6Prefix::host(INNER[0])],
+        keepalive: None,
+    };
+    carol.set_peers(vec![peer], pair.now).unwrap();
+    let tried = std::iter::from_fn(|| carol.poll_transmit()).map(|transmit| transmit.to);
+    assert_eq!(tried.collect::<Vec<_>>(), [somewhere]);
+}
+
 /// The drops that `node` has counted, with a peer or without.
 fn drops(pair: &Pair, node: usize) -> u64 {
     pair.routers[node].drops().total() + pair.status(node).drops.total()

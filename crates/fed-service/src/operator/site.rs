@@ -232,8 +232,7 @@ impl SiteClient {
             members: convert::members_to_wire(&members),
         });
         let reply = self.agent.clone().prepare(request).await?.into_inner();
-        let port = u16::try_from(reply.udp_port)
-            .map_err(|_| SiteError::Answer(format!("{} is no UDP port", reply.udp_port)))?;
+        let port = udp_port(reply.udp_port)?;
         let endpoint = Some(format!("{}:{port}", self.host));
         let candidates = reply.addresses.iter().map(|address| {
             let address: IpAddr = address
@@ -367,8 +366,32 @@ async fn within<T>(
     }
 }
 
+/// The port of a node. Nothing can be sent to port 0.
+fn udp_port(told: u32) -> Result<u16, SiteError> {
+    u16::try_from(told)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| {
+            SiteError::Answer(format!("its node listens at {told}, which is no UDP port"))
+        })
+}
+
 fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(Leases::CALL);
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_listens_at_a_port_that_can_be_sent_to() {
+        assert_eq!(udp_port(51_820).unwrap(), 51_820);
+        for told in [0, 65_536] {
+            let error = udp_port(told).unwrap_err().to_string();
+            assert!(error.contains(&format!("listens at {told}")), "{error}");
+        }
+    }
 }

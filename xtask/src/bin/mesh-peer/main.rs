@@ -3,16 +3,15 @@
 //!
 //! It prints a line `{"public_key", "port", "pid"}`, where `pid` is the first process of the
 //! sandbox, and reads lines `PUBLIC_KEY ENDPOINT PREFIX…`, one for each peer, which count from an empty line on.
-//! Whenever a path is found to be wider or narrower it prints a line `{"path_mtu"}`. It ends when its standard input does, and then prints its counters.
+//! Whenever a path is found to be wider or narrower it prints a line `{"path_mtu"}`. It ends when its
+//! standard input does, and prints a line `{"losses", "offloads"}` then: what the path lost, and which
+//! offloads are in use.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "its output is read by the benchmark"
-)]
+#![expect(clippy::print_stdout, reason = "its output is read by the benchmark")]
 
 mod swarm;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -23,6 +22,9 @@ use clap::Parser;
 use fed_mesh::{Event, KEEPALIVE, PeerConfig, PrivateKey, Router};
 use fed_sandbox::{SandboxSpec, TunSpec};
 use fed_tun::{Driver, Offloads};
+
+/// A packet by itself is written to the TUN as a note and its bytes.
+const SLICES_OF_ONE: u32 = 2;
 
 /// One end of a mesh.
 #[derive(Parser)]
@@ -45,11 +47,15 @@ struct Arguments {
     /// Do without this offload of the kernel
     #[arg(long)]
     without: Vec<Offload>,
+    /// Have the kernel refuse what is joined for the TUN
+    #[arg(long)]
+    refuse_joined: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Offload {
     Tun,
+    TunUdp,
     UdpSend,
     UdpReceive,
 }
@@ -76,6 +82,9 @@ fn main() -> Result<()> {
         quotas: None,
         hosts: Vec::new(),
     })?;
+    if arguments.refuse_joined {
+        fed_testkit::refuse_long_writev(SLICES_OF_ONE).context("cannot refuse what is joined")?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -91,6 +100,7 @@ async fn serve(arguments: &Arguments, udp: UdpSocket, sandbox: fed_sandbox::Sand
     let has = |offload| !arguments.without.contains(&offload);
     let offloads = Offloads {
         tun: has(Offload::Tun),
+        tun_udp: has(Offload::TunUdp),
         udp_send: has(Offload::UdpSend),
         udp_receive: has(Offload::UdpReceive),
     };
@@ -126,7 +136,17 @@ async fn serve(arguments: &Arguments, udp: UdpSocket, sandbox: fed_sandbox::Sand
         }
     }
     let status = handle.status().await?;
-    eprintln!("{status:?}");
+    let used = status.offloads;
+    let offloads = BTreeMap::from([
+        ("tun", used.tun),
+        ("tun-udp", used.tun_udp),
+        ("udp-send", used.udp_send),
+        ("udp-receive", used.udp_receive),
+    ]);
+    let losses = BTreeMap::from(status.losses.named());
+    let end = serde_json::json!({ "losses": losses, "offloads": offloads });
+    // Nobody needs to listen.
+    let _ = writeln!(std::io::stdout(), "{end}");
     // Dropped only now: the sandbox ends with it.
     drop(inner);
     Ok(())
