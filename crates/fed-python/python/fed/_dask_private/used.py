@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import Any
 
 USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("dask._expr", "Expr._determ_token", ()),
+    ("dask._expr", "Expr._parameters", ()),
     ("dask._expr", "Expr.optimize", ("self",)),
     ("dask._task_spec", "Alias.__init__", ("self", "key", "target")),
     ("dask._task_spec", "DataNode.__init__", ("self", "key", "value")),
@@ -24,6 +26,7 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "new_axes", "output_blocks", "annotations", "io_deps")),
     ("dask.highlevelgraph", "MaterializedLayer.__init__", ("self", "mapping", "annotations")),
     ("dask.tokenize", "_tokenize", ("args", "kwargs")),
+    ("distributed.client", "Client._scheduler_identity", ()),
     ("distributed.active_memory_manager", "ActiveMemoryManagerExtension._find_dropper",
      ("self", "ts", "candidates", "pending_drop")),
     ("distributed.active_memory_manager", "ActiveMemoryManagerExtension._find_recipient",
@@ -45,6 +48,7 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("distributed.scheduler", "Scheduler.validate_queued", ("self", "key")),
     ("distributed.scheduler", "Scheduler.valid_workers", ("self", "ts")),
     ("distributed.scheduler", "Scheduler.worker_objective", ("self", "ts", "ws")),
+    ("distributed.scheduler", "TaskState._queueable", ()),
     ("distributed.scheduler", "_materialize_graph", ("expr", "validate")),
     ("distributed.shuffle._core", "barrier_key", ("shuffle_id",)),
     ("distributed.shuffle._core", "ShuffleRun._send", ("self", "address", "shards")),
@@ -62,8 +66,13 @@ USED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 USED_WITH_FRAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("dask.dataframe.dask_expr._collection", "FrameBase.__init__", ("self", "expr")),
     ("dask.dataframe.dask_expr._expr", "Blockwise", ()),
+    ("dask.dataframe.dask_expr._expr", "Blockwise._funcname", ()),
+    ("dask.dataframe.dask_expr._expr", "Blockwise._meta", ()),
+    ("dask.dataframe.dask_expr._expr", "Blockwise._task", ("self", "name", "index")),
+    ("dask.dataframe.dask_expr._expr", "PartitionsFiltered._partitions", ()),
     ("dask.dataframe.dask_expr._expr", "PartitionsFiltered._filtered_task",
      ("self", "name", "index")),
+    ("dask.dataframe.dask_expr._util", "_BackendData._data", ()),
     ("dask.dataframe.dask_expr.io.io", "FromGraph", ()),
     ("dask.dataframe.dask_expr.io.io", "FusedIO._fusion_buckets", ()),
     ("dask.dataframe.dask_expr.io.io", "IO", ()),
@@ -81,6 +90,17 @@ USED_WITH_FRAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 """The same for dask.dataframe, which not every installation has."""
 
 
+def _member(owner: Any, name: str) -> Any:
+    """Return what an object has under a name; None for what instances of a class are given."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        named = getattr(getattr(owner, "__init__", None), "__code__", None)
+        if name in getattr(owner, "__annotations__", ()) or (named and name in named.co_names):
+            return None
+        raise
+
+
 def missing(used: tuple[tuple[str, str, tuple[str, ...]], ...] = USED) -> list[str]:
     """Return the names of Dask that fed uses and that this installation lacks.
 
@@ -95,7 +115,7 @@ def missing(used: tuple[tuple[str, str, tuple[str, ...]], ...] = USED) -> list[s
         try:
             target = import_module(module)
             for part in name.split("."):
-                target = getattr(target, part)
+                target = _member(target, part)
         except (ImportError, AttributeError):
             gaps.append(f"{module}:{name}")
             continue
