@@ -50,7 +50,8 @@ def test_status_for_monitoring(federation: World) -> None:
     tunnel = '{federation="fed",member="ecmwf",peer="eumetsat"}'
     samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert samples["fed_mesh_path_mtu_bytes" + tunnel] in ("1420", "1440")
-    assert samples["fed_mesh_direct" + tunnel] == "1"
+    assert samples[f'fed_mesh_direct{tunnel[:-1]},path="direct",relay=""}}'] == "1"
+    assert float(samples["fed_mesh_relayed_bytes_total" + tunnel]) >= 0
     assert float(samples["fed_mesh_received_bytes_total" + tunnel]) > 0
     assert 0.001 < float(samples["fed_mesh_round_trip_seconds" + tunnel]) < 10
     assert samples['fed_workers{federation="fed",member="ecmwf",pool="ecmwf"}'] == "2"

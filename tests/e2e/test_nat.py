@@ -92,6 +92,8 @@ def test_sites_behind_nats_reach_each_other(routed: World, relay: str | None) ->
         notebook.connect()
         assert notebook(_crossing, BYTES) == BYTES
     assert _between_sites(routed) == [relay, relay]
+    if relay is not None:
+        assert min(_relayed(routed)) > 0, _relayed(routed)
 
 
 @pytest.mark.parametrize("routed", [(dict.fromkeys(SITES, "symmetric"), [])], indirect=True)
@@ -123,6 +125,12 @@ def test_a_site_without_udp_is_reached_over_tls(world: World) -> None:
         edge.put(world.lab["ecmwf"], "")
         until(lambda: "over TLS" not in world.fed("status").stdout)
         assert notebook(_crossing, BYTES) == BYTES
+
+
+def _relayed(world: World) -> list[int]:
+    """Return the bytes that the operator has passed on for each site."""
+    (operator,) = (each for each in world.status()["members"] if each["name"] == "operator")
+    return [peer["relayed_bytes"] for peer in operator["peers"]]
 
 
 def _between_sites(world: World) -> list[str | None]:

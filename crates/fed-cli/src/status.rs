@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fed_core::FederationName;
+use fed_service::node::PeerReport;
 use fed_service::operator::{MemberReport, OperatorState, Running, Status, metrics};
 
 use crate::console;
@@ -125,35 +126,51 @@ fn show_member(member: &MemberReport) -> anyhow::Result<()> {
         ))?;
     }
     for peer in &member.peers {
-        let path = match (&peer.relay, peer.endpoint) {
-            (Some(relay), _) => format!("relayed via {relay}"),
-            (None, Some(address)) => format!("direct, {address}"),
-            (None, None) if peer.over_tls => "direct, over TLS".to_owned(),
-            (None, None) => "-".to_owned(),
-        };
-        let handshake = peer.handshake_seconds_ago.map_or_else(
-            || "no handshake yet".to_owned(),
-            |seconds| format!("handshake {seconds} s ago"),
-        );
-        let round_trip = peer
-            .round_trip_microseconds
-            .map_or_else(String::new, |time| {
-                format!(", round trip {}.{} ms", time / 1000, time % 1000 / 100)
-            });
-        console::data(&format!(
-            "    tunnel to {:<16} {path}, {handshake}{round_trip}, MTU {}, {} B in, \
-             {} B out{}",
-            peer.name,
-            peer.path_mtu,
-            peer.received_bytes,
-            peer.sent_bytes,
-            dropped(&peer.drops)
-        ))?;
+        console::data(&format!("    {}", tunnel(peer)))?;
     }
     if !member.drops.is_empty() {
         console::data(&format!("    no tunnel{}", dropped(&member.drops)))?;
     }
     Ok(())
+}
+
+/// One line of a tunnel, as one of its ends sees it.
+fn tunnel(peer: &PeerReport) -> String {
+    let path = match (&peer.relay, peer.endpoint) {
+        (Some(relay), _) => format!("relayed via {relay}"),
+        (None, Some(address)) => format!("direct, {address}"),
+        (None, None) if peer.over_tls => "direct, over TLS".to_owned(),
+        (None, None) => "-".to_owned(),
+    };
+    let handshake = match (peer.handshake_seconds_ago, peer.handshakes) {
+        (None, _) => "no handshake yet".to_owned(),
+        (Some(seconds), 0 | 1) => format!("handshake {seconds} s ago"),
+        (Some(seconds), count) => format!("{count} handshakes, the last {seconds} s ago"),
+    };
+    let round_trip = peer
+        .round_trip_microseconds
+        .map_or_else(String::new, |time| {
+            format!(", round trip {}.{} ms", time / 1000, time % 1000 / 100)
+        });
+    let relayed = if peer.relayed_packets == 0 {
+        String::new()
+    } else {
+        format!(
+            ", {} B ({} packets) relayed for it",
+            peer.relayed_bytes, peer.relayed_packets
+        )
+    };
+    format!(
+        "tunnel to {:<16} {path}, {handshake}{round_trip}, MTU {}, {} B ({} packets) in, \
+         {} B ({} packets) out{relayed}{}",
+        peer.name,
+        peer.path_mtu,
+        peer.received_bytes,
+        peer.received_packets,
+        peer.sent_bytes,
+        peer.sent_packets,
+        dropped(&peer.drops)
+    )
 }
 
 /// What was dropped, by reason; nothing where nothing was.
@@ -166,4 +183,40 @@ fn dropped(drops: &BTreeMap<String, u64>) -> String {
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();
     format!(", dropped {}", reasons.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_is_one_line() {
+        let mut peer = PeerReport {
+            name: "ecmwf".to_owned(),
+            endpoint: Some("192.0.2.7:40123".parse().unwrap()),
+            handshake_seconds_ago: Some(31),
+            handshakes: 1,
+            path_mtu: 1420,
+            received_bytes: 300,
+            sent_bytes: 200,
+            received_packets: 3,
+            sent_packets: 2,
+            ..PeerReport::default()
+        };
+        assert_eq!(
+            tunnel(&peer),
+            "tunnel to ecmwf            direct, 192.0.2.7:40123, handshake 31 s ago, MTU 1420, \
+             300 B (3 packets) in, 200 B (2 packets) out"
+        );
+        (peer.endpoint, peer.relay) = (None, Some("operator".to_owned()));
+        (peer.handshakes, peer.round_trip_microseconds) = (4, Some(12_400));
+        (peer.relayed_bytes, peer.relayed_packets) = (1500, 5);
+        peer.drops.insert("too-big".to_owned(), 6);
+        assert_eq!(
+            tunnel(&peer),
+            "tunnel to ecmwf            relayed via operator, 4 handshakes, the last 31 s ago, \
+             round trip 12.4 ms, MTU 1420, 300 B (3 packets) in, 200 B (2 packets) out, \
+             1500 B (5 packets) relayed for it, dropped 6 too-big"
+        );
+    }
 }

@@ -124,6 +124,20 @@ pub struct PeerReport {
     pub drops: BTreeMap<String, u64>,
 }
 
+impl PeerReport {
+    /// How packets reach it: `direct` (over UDP), `tls`, `relayed`, or `none` as long as nothing has
+    /// come from it.
+    #[must_use]
+    pub fn path(&self) -> &'static str {
+        match (self.heard_seconds_ago, &self.relay) {
+            (None, _) => "none",
+            (Some(_), Some(_)) => "relayed",
+            (Some(_), None) if self.over_tls => "tls",
+            (Some(_), None) => "direct",
+        }
+    }
+}
+
 /// Where clients reach the scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayInfo {

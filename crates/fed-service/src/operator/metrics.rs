@@ -17,7 +17,7 @@ struct Metric {
     value: fn(&PeerReport) -> Option<f64>,
 }
 
-const METRICS: [Metric; 9] = [
+const METRICS: [Metric; 10] = [
     counter(
         "fed_mesh_received_bytes_total",
         "UDP payload received from the peer.",
@@ -43,6 +43,16 @@ const METRICS: [Metric; 9] = [
         "Handshakes completed with the peer.",
         |peer| Some(whole(peer.handshakes)),
     ),
+    counter(
+        "fed_mesh_relayed_packets_total",
+        "Datagrams that the member has passed on for the peer.",
+        |peer| Some(whole(peer.relayed_packets)),
+    ),
+    counter(
+        "fed_mesh_relayed_bytes_total",
+        "UDP payload that the member has passed on for the peer.",
+        |peer| Some(whole(peer.relayed_bytes)),
+    ),
     gauge(
         "fed_mesh_handshake_age_seconds",
         "Time since the last handshake with the peer.",
@@ -57,17 +67,6 @@ const METRICS: [Metric; 9] = [
         "fed_mesh_path_mtu_bytes",
         "The largest packet inside the tunnel that the path to the peer carries.",
         |peer| Some(f64::from(peer.path_mtu)),
-    ),
-    gauge(
-        "fed_mesh_direct",
-        "1 where packets reach the peer straight over UDP; 0 where another member relays them, or TLS carries them.",
-        |peer| {
-            Some(if peer.relay.is_none() && !peer.over_tls {
-                1.0
-            } else {
-                0.0
-            })
-        },
     ),
 ];
 
@@ -119,9 +118,31 @@ pub fn metrics<'a>(federations: impl IntoIterator<Item = &'a Status>) -> String 
             }
         }
     }
+    paths(&mut text, &members);
     drops(&mut text, &members);
     workers(&mut text, &members);
     text
+}
+
+fn paths(text: &mut String, members: &[(&str, &MemberReport)]) {
+    const NAME: &str = "fed_mesh_direct";
+    let help = "1 where packets reach the peer straight over UDP, else 0; path is direct, tls, \
+                relayed (by the member relay) or none.";
+    head(text, NAME, "gauge", help);
+    for (federation, member) in members {
+        for peer in &member.peers {
+            let path = peer.path();
+            let mut labels = tunnel(federation, &member.name, &peer.name);
+            labels.push(("path", path));
+            labels.push(("relay", peer.relay.as_deref().unwrap_or_default()));
+            sample(
+                text,
+                NAME,
+                &labels,
+                if path == "direct" { 1.0 } else { 0.0 },
+            );
+        }
+    }
 }
 
 fn drops(text: &mut String, members: &[(&str, &MemberReport)]) {
@@ -231,6 +252,15 @@ mod tests {
             relayed_bytes: 60,
             drops: BTreeMap::from([("too-\"big\"\n".into(), 5)]),
         };
+        let other = |name: &str, heard, over_tls| PeerReport {
+            name: name.into(),
+            heard_seconds_ago: heard,
+            over_tls,
+            ..PeerReport::default()
+        };
+        let by_tls = other("dwd", Some(1), true);
+        let unheard = other("cnes", None, false);
+        let direct = other("eumetsat", Some(1), false);
         let worker = WorkerReport {
             name: "w".into(),
             threads: 1,
@@ -246,7 +276,7 @@ mod tests {
             members: vec![MemberReport {
                 name: "operator".into(),
                 pools: BTreeMap::from([("p".into(), vec![worker])]),
-                peers: vec![peer],
+                peers: vec![peer, by_tls, unheard, direct],
                 drops: BTreeMap::from([("no-route".into(), 1)]),
                 problem: None,
             }],
@@ -256,7 +286,12 @@ mod tests {
             "# TYPE fed_mesh_received_bytes_total counter",
             r#"fed_mesh_received_bytes_total{federation="fed",member="operator",peer="ecmwf"} 10"#,
             r#"fed_mesh_round_trip_seconds{federation="fed",member="operator",peer="ecmwf"} 0.08125"#,
-            r#"fed_mesh_direct{federation="fed",member="operator",peer="ecmwf"} 0"#,
+            r#"fed_mesh_relayed_packets_total{federation="fed",member="operator",peer="ecmwf"} 6"#,
+            r#"fed_mesh_relayed_bytes_total{federation="fed",member="operator",peer="ecmwf"} 60"#,
+            r#"fed_mesh_direct{federation="fed",member="operator",peer="ecmwf",path="relayed",relay="eumetsat"} 0"#,
+            r#"fed_mesh_direct{federation="fed",member="operator",peer="dwd",path="tls",relay=""} 0"#,
+            r#"fed_mesh_direct{federation="fed",member="operator",peer="cnes",path="none",relay=""} 0"#,
+            r#"fed_mesh_direct{federation="fed",member="operator",peer="eumetsat",path="direct",relay=""} 1"#,
             r#"fed_mesh_dropped_packets_total{federation="fed",member="operator",peer="",reason="no-route"} 1"#,
             r#"fed_mesh_dropped_packets_total{federation="fed",member="operator",peer="ecmwf",reason="too-\"big\"\n"} 5"#,
             r#"fed_workers{federation="fed",member="operator",pool="p"} 1"#,
@@ -268,6 +303,6 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("# TYPE"))
             .count();
-        assert_eq!(heads, METRICS.len() + 2);
+        assert_eq!(heads, METRICS.len() + 3);
     }
 }
