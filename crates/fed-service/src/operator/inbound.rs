@@ -16,14 +16,16 @@ use std::time::Duration;
 use fed_core::SiteName;
 use fed_rpc::reverse::Caller;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::sync::{Mutex, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::port::{Ask, Port};
 use super::state::OperatorState;
 use crate::control;
 
-/// How long whoever has the port may take to open its socket; after that it is another program.
+/// How long whoever has the port may take to open its socket, after which it is another program; and
+/// to answer there, after which it is stopped.
 const NEIGHBOURLY: Duration = Duration::from_secs(3);
 /// How often it is looked whether the port is free.
 const POLL: Duration = Duration::from_millis(100);
@@ -46,7 +48,8 @@ impl Inbound {
     /// Waits for the next connection at `listen` of somebody who says that he is of this site.
     ///
     /// # Errors
-    /// If the port cannot be listened on, such as one that another program has.
+    /// If the port cannot be listened on, such as one that another program has, or a command that is
+    /// stopped.
     pub(super) async fn caller(&self, listen: &str, site: &SiteName) -> io::Result<Caller> {
         let socket = socket(&self.folder, listen);
         let mut alone_since = Instant::now();
@@ -61,6 +64,7 @@ impl Inbound {
                 Ok(Some(caller)) => return Ok(caller),
                 // It has ended, and this command is to listen now.
                 Ok(None) => alone_since = Instant::now(),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
                 Err(_) if alone_since.elapsed() < NEIGHBOURLY => {}
                 Err(_) => return Err(taken),
             }
@@ -103,10 +107,32 @@ fn socket(folder: &Path, listen: &str) -> PathBuf {
 }
 
 /// Waits for a connection that the command with this socket hands over. Nothing if it ends first.
+/// One that is stopped still has the port, and says nothing: that is an error of a port that is in
+/// use.
 async fn ask_neighbour(socket: &Path, site: &SiteName) -> io::Result<Option<Caller>> {
     let mut stream = control::open(socket).await?;
     stream.write_all(format!("{site}\n").as_bytes()).await?;
-    handing::take(stream).await
+    match timeout(NEIGHBOURLY, handing::is_greeted(&mut stream)).await {
+        Ok(Ok(true)) => handing::take(stream).await,
+        Ok(Ok(false)) => Ok(None),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(stopped(&stream)),
+    }
+}
+
+/// Says who has the port and does not answer.
+fn stopped(stream: &UnixStream) -> io::Error {
+    let holder = stream.peer_cred().ok().and_then(|holder| holder.pid());
+    let holder = holder.map_or_else(
+        || "another fed".to_owned(),
+        |pid| format!("fed, process {pid},"),
+    );
+    let message = format!(
+        "{holder} has the port and has not answered in {} s, as when it is stopped: continue it \
+         (`fg`, `kill -CONT`) or end it",
+        NEIGHBOURLY.as_secs()
+    );
+    io::Error::new(io::ErrorKind::AddrInUse, message)
 }
 
 #[cfg(test)]

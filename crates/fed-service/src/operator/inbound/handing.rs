@@ -1,5 +1,6 @@
-//! A connection is handed from one command to another: its descriptor with one byte, then a line that
-//! says where it came from and what has been read from it.
+//! A connection is handed from one command to another: a byte at once, which shows that somebody is
+//! there to wait for it; then its descriptor with one byte, and a line that says where it came from
+//! and what has been read from it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +14,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// Longest line, in bytes: a first message has 18 KiB at most, and each byte is a number here.
 const MAX_LINE: u64 = 128 * 1024;
+/// The byte of somebody who is there.
+const HERE: u8 = b'!';
 /// The byte that the descriptor comes with.
 const MARK: u8 = b'#';
 
@@ -21,6 +24,16 @@ const MARK: u8 = b'#';
 struct Said {
     remote: SocketAddr,
     read: Vec<u8>,
+}
+
+/// Shows another command that this one runs, and is not stopped.
+pub(super) async fn greet(to: &mut UnixStream) -> io::Result<()> {
+    to.write_all(&[HERE]).await
+}
+
+/// Waits until the other command shows that it runs; it has not if it ends first.
+pub(super) async fn is_greeted(from: &mut UnixStream) -> io::Result<bool> {
+    Ok(from.read(&mut [0]).await? > 0)
 }
 
 /// Hands a connection over. It is closed here in any case.

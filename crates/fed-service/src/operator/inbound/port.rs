@@ -154,6 +154,7 @@ impl Switchboard {
 
 /// Waits on behalf of another command, and hands it what comes.
 async fn hand_over(mut stream: UnixStream, asking: mpsc::Sender<Ask>) -> io::Result<()> {
+    handing::greet(&mut stream).await?;
     let mut reader = BufReader::new((&mut stream).take(MAX_LINE));
     let mut line = String::new();
     reader.read_line(&mut line).await?;

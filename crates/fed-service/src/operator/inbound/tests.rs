@@ -120,9 +120,7 @@ async fn commands_share_a_port_and_the_next_takes_it_over() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), gone)
-        .await
-        .unwrap();
+    timeout(Duration::from_secs(30), gone).await.unwrap();
 }
 
 #[tokio::test]
@@ -166,4 +164,23 @@ async fn a_port_of_another_program_is_told() {
         "{error}"
     );
     assert!(error.to_string().contains("ss -ltnp"), "{error}");
+}
+
+#[tokio::test]
+async fn a_command_that_has_the_port_and_is_stopped_is_told() {
+    let operator = operator().await;
+    // As the kernel keeps them for a process that is stopped: they take connections, and no more.
+    let _port = tokio::net::TcpListener::bind(&operator.listen)
+        .await
+        .unwrap();
+    let path = socket(operator.state.path(), &operator.listen);
+    let _neighbours = control::bind(&path).unwrap();
+    let inbound = Inbound::of(&operator.state);
+    let agent = Identity::generate("a").unwrap();
+    let error = operator.wait(&inbound, "a", &agent).await.unwrap_err();
+    assert!(error.is_port_taken(), "{error}");
+    let told = error.to_string();
+    let own = std::process::id();
+    assert!(told.contains(&format!("fed, process {own},")), "{told}");
+    assert!(told.contains("kill -CONT"), "{told}");
 }
