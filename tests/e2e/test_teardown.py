@@ -18,6 +18,7 @@ from tests.e2e.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
 
     from tests.e2e.world import World
 
@@ -54,9 +55,18 @@ def _pool_here() -> str:
 
 def outer_node(world: World, host: str) -> int:
     """Return the outer half of the node on a host: the one in the host's own network."""
-    network = _network(world.lab[host].pid)
-    (outer,) = (pid for pid in world.pids(host, r"fed node") if _network(pid) == network)
-    return outer
+    return _node(world, host, outer=True)
+
+
+def inner_node(world: World, host: str) -> int:
+    """Return the inner half of the node on a host: the first process of the sandbox."""
+    return _node(world, host, outer=False)
+
+
+def _node(world: World, host: str, *, outer: bool) -> int:
+    own = _network(world.lab[host].pid)
+    (half,) = (pid for pid in world.pids(host, r"fed node") if (_network(pid) == own) == outer)
+    return half
 
 
 def _network(pid: int) -> str:
@@ -210,12 +220,20 @@ def test_a_site_loses_its_node(world: World, before: Before) -> None:
     before.clean()
 
 
-def test_the_operator_loses_its_node(world: World, before: Before) -> None:
+@pytest.mark.parametrize(
+    ("half", "why"),
+    [(outer_node, r" \(signal 9\)(: .*)?"), (inner_node, ": the sandbox ended by itself; .*")],
+)
+def test_the_operator_loses_its_node(
+    world: World, before: Before, half: Callable[[World, str], int], why: str
+) -> None:
     up = foreground(world, *LEASE)
-    os.kill(outer_node(world, "operator"), signal.SIGKILL)
+    os.kill(half(world, "operator"), signal.SIGKILL)
     _, told = up.communicate(timeout=60)
-    assert up.returncode != 0
-    assert "scheduler" in told or "node" in told
+    assert up.returncode == 1
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, told
+    assert re.fullmatch(rf"error: operator: its node died{why}", errors[0]), told
     before.clean()
 
 
@@ -251,9 +269,7 @@ def test_a_node_without_an_agent_ends_with_its_lease(world: World, before: Befor
 
 def test_a_sandbox_loses_its_first_process(world: World, before: Before) -> None:
     world.up(*LEASE, workers=1)
-    network = _network(outer_node(world, "ecmwf"))
-    (inner,) = (pid for pid in world.pids("ecmwf", r"fed node") if _network(pid) != network)
-    os.kill(inner, signal.SIGKILL)
+    os.kill(inner_node(world, "ecmwf"), signal.SIGKILL)
     before.clean("ecmwf")
     world.fed("down")
     before.clean()

@@ -31,7 +31,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// The connection broke in the middle of a call.
-    #[error("{path} closed the connection in the middle of a call; its log says why")]
+    #[error("{path} closed the connection in the middle of a call, as when its process is killed")]
     Closed {
         /// The socket.
         path: PathBuf,

@@ -103,10 +103,26 @@ PHASES = {
 NOT_MISSED = {(faults.kill_agent, "ecmwf: workers started")}
 """Of these, nothing comes to be missed: workers need no agent."""
 
-ON_THE_WAY_UP = tuple(
-    Case(fault, UP if (fault, step) in NOT_MISSED else saw, step)
-    for step, there in PHASES.items()
-    for fault, saw in list(VICTIMS.items())[:there]
+OPERATORS_NODE_DIED = r"error: operator: its node died"
+
+OPERATORS_NODE = tuple(
+    Case(fault, OPERATORS_NODE_DIED, step)
+    for fault, step in (
+        (faults.kill_operators_outer_node, "operator: node started"),
+        (faults.kill_operators_inner_node, "operator: node started"),
+        (faults.kill_operators_inner_node, "ecmwf: keys exchanged"),
+        (faults.kill_operators_outer_node, "ecmwf: workers started"),
+    )
+)
+"""Either half, while something waits for the node: the scheduler, the mesh, the workers."""
+
+ON_THE_WAY_UP = (
+    *(
+        Case(fault, UP if (fault, step) in NOT_MISSED else saw, step)
+        for step, there in PHASES.items()
+        for fault, saw in list(VICTIMS.items())[:there]
+    ),
+    *OPERATORS_NODE,
 )
 
 IN_A_COMPUTATION = (
@@ -115,6 +131,8 @@ IN_A_COMPUTATION = (
     Case(faults.restart_agent, RIGHT),
     Case(faults.kill_outer_node, EMPTY),
     Case(faults.kill_inner_node, EMPTY),
+    Case(faults.kill_operators_outer_node, LOST),
+    Case(faults.kill_operators_inner_node, LOST),
     Case(faults.kill_scheduler, LOST),
     Case(faults.kill_nanny, RIGHT, pool_timeout=REPLACED),
     Case(faults.kill_worker, RIGHT, pool_timeout=REPLACED),
@@ -126,6 +144,8 @@ IN_A_COMPUTATION = (
     Case(faults.cut_mesh, RIGHT, after=faults.mend),
     Case(faults.stop_agent_briefly, RIGHT),
     Case(faults.stop_outer_node_briefly, RIGHT),
+    Case(faults.stop_operators_outer_node_briefly, RIGHT),
+    Case(faults.stop_scheduler_briefly, RIGHT),
     Case(faults.stop_operator_briefly, RIGHT),
     Case(faults.stop_operator_beyond_the_lease, BOTH_EMPTY, tasks=150),
     Case(faults.stop_agent_beyond_the_lease, EMPTY, tasks=150),

@@ -83,6 +83,16 @@ def kill_inner_node(world: World) -> None:
     _kill(_node(world, VICTIM, outer=False))
 
 
+def kill_operators_outer_node(world: World) -> None:
+    """``kill -9`` of the half of the operator's node that holds the mesh."""
+    _kill(_node(world, "operator", outer=True))
+
+
+def kill_operators_inner_node(world: World) -> None:
+    """``kill -9`` of the first process of the scheduler's sandbox."""
+    _kill(_node(world, "operator", outer=False))
+
+
 def kill_scheduler(world: World) -> None:
     """``kill -9`` of the scheduler."""
     _kill(_scheduler(world))
@@ -154,6 +164,16 @@ def stop_agent_briefly(world: World) -> None:
 def stop_outer_node_briefly(world: World) -> None:
     """SIGSTOP of a site's node, and SIGCONT three seconds later: shorter than the lease."""
     _stop_for(3.0, _node(world, VICTIM, outer=True))
+
+
+def stop_operators_outer_node_briefly(world: World) -> None:
+    """SIGSTOP of the operator's node, and SIGCONT three seconds later: shorter than the lease."""
+    _stop_for(3.0, _node(world, "operator", outer=True))
+
+
+def stop_scheduler_briefly(world: World) -> None:
+    """SIGSTOP of the scheduler, and SIGCONT three seconds later: shorter than the lease."""
+    _stop_for(3.0, _scheduler(world))
 
 
 def stop_operator_briefly(world: World) -> None:

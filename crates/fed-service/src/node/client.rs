@@ -1,16 +1,20 @@
 //! A supervisor's side of a node: starting one, and talking to it.
 
+use std::fs::File;
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use fed_core::Peer;
+use fed_sandbox::ExitStatus;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
+use super::log;
 use super::protocol::{GatewayInfo, NodeEvent, ProcessRequest, Ready, Reply, Report, Request};
 use super::serve::PORT_PATIENCE;
 use super::spec::{NodeFolder, NodeSpec};
@@ -35,7 +39,7 @@ pub enum SpawnError {
         /// The program.
         program: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It ended, or said nothing.
     #[error("the node did not start: {0}")]
@@ -65,6 +69,24 @@ pub struct Supervision {
     child: Child,
     /// Closed to end a node that has no lease.
     pipe: Option<ChildStdin>,
+    /// Kept open: a node that ends takes its folder along.
+    log: File,
+}
+
+/// The end of a node that nobody asked for.
+#[derive(Debug)]
+pub(crate) struct Death {
+    /// How its process ended.
+    pub(crate) status: String,
+    log: io::Result<File>,
+}
+
+impl Death {
+    /// The last `count` lines that it wrote.
+    pub(crate) fn last_lines(self, count: usize) -> Vec<String> {
+        let lines = self.log.and_then(|file| log::tail(file, count));
+        lines.unwrap_or_default()
+    }
 }
 
 impl Supervision {
@@ -81,10 +103,20 @@ impl Supervision {
         by_itself
     }
 
-    /// Waits until the node ends by itself.
-    pub async fn died(&mut self) {
-        // A child that cannot be waited for is gone.
-        let _ = self.child.wait().await;
+    /// Waits until the node ends by itself, and returns how.
+    pub(crate) async fn died(&mut self) -> Death {
+        let status = match self.child.wait().await {
+            Ok(status) => status.signal().map_or_else(
+                || ExitStatus::Code(status.code().unwrap_or_default()).to_string(),
+                |signal| ExitStatus::Signal(signal).to_string(),
+            ),
+            // A child that cannot be waited for is gone.
+            Err(error) => error.to_string(),
+        };
+        Death {
+            status,
+            log: self.log.try_clone(),
+        }
     }
 }
 
@@ -115,7 +147,9 @@ async fn start(
         program: program.to_owned(),
         source,
     };
-    let log = std::fs::File::create(folder.log()).map_err(failed)?;
+    let log = File::create(folder.log()).map_err(failed)?;
+    // A description of its own: where it is read does not move where the node writes.
+    let reading = File::open(folder.log()).map_err(failed)?;
     let mut command = std::process::Command::new(program);
     // A group of its own: Ctrl-C in the operator's terminal is the operator's to answer.
     command
@@ -138,7 +172,11 @@ async fn start(
     let mut line = String::new();
     let mut reader = BufReader::new(stdout);
     let read = tokio::time::timeout(START_PATIENCE, reader.read_line(&mut line)).await;
-    let mut supervision = Supervision { child, pipe };
+    let mut supervision = Supervision {
+        child,
+        pipe,
+        log: reading,
+    };
     if let (Ok(Ok(_)), Ok(ready)) = (&read, serde_json::from_str(&line)) {
         return Ok((ready, supervision));
     }
@@ -317,5 +355,54 @@ impl NodeEvents {
     /// Waits for the next event; nothing once the node is gone.
     pub async fn next(&mut self) -> Option<NodeEvent> {
         self.0.next().await.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fed_core::{FederationId, MemberId};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_node_wrote_is_read_although_its_folder_is_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let ready = Ready {
+            public_key: String::new(),
+            udp_port: 1,
+            addresses: Vec::new(),
+            fingerprint: String::new(),
+            pid: 1,
+        };
+        let ready = serde_json::to_string(&ready).unwrap();
+        let program = place.path().join("fed");
+        let script = format!(
+            "#!/bin/sh\necho '{ready}'\nread -r nothing\necho one >&2\necho two >&2\n\
+             rm -r \"$2\"\nkill -9 $$\n"
+        );
+        // Not by this process: a fork of another test would hold it open, and it could not be run.
+        let write = r#"printf %s "$2" >"$1" && chmod 700 "$1""#;
+        let written = std::process::Command::new("sh")
+            .args(["-c", write, "sh"])
+            .args([program.as_os_str(), script.as_ref()])
+            .status();
+        assert!(written.unwrap().success());
+        let folder = NodeFolder::new(place.path().join("node"));
+        let spec = NodeSpec {
+            federation: FederationId::from_random([1; 5]),
+            name: "fed".parse().unwrap(),
+            member: MemberId::OPERATOR,
+            members: Vec::new(),
+            lease: None,
+            read_only: Vec::new(),
+            reach: Vec::new(),
+            quotas: None,
+        };
+        let (_, mut supervision) = spawn(&program, &folder, &spec).await.unwrap();
+        supervision.pipe = None;
+        let death = supervision.died().await;
+        assert!(!folder.path().exists());
+        assert_eq!(death.status, "signal 9");
+        assert_eq!(death.last_lines(1), ["two"]);
     }
 }

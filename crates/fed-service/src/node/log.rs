@@ -65,7 +65,8 @@ fn open_at(folder: impl AsFd, name: &Path, flags: OFlag) -> io::Result<File> {
     Ok(File::from(openat(folder, name, flags, Mode::empty())?))
 }
 
-fn tail(mut file: File, count: usize) -> io::Result<Vec<String>> {
+/// The last `count` lines of a log; 0 asks for all that is read of it.
+pub(super) fn tail(mut file: File, count: usize) -> io::Result<Vec<String>> {
     let length = file.metadata()?.len();
     let start = length.saturating_sub(LIMIT);
     file.seek(SeekFrom::Start(start))?;

@@ -18,7 +18,7 @@ mod serve;
 mod spec;
 mod tasks;
 
-pub(crate) use client::kill;
+pub(crate) use client::{Death, kill};
 pub use client::{NodeClient, NodeError, NodeEvents, SpawnError, Supervision, spawn};
 pub use failure::RunError;
 #[cfg(feature = "fuzzing")]

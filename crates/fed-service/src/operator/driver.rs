@@ -12,6 +12,7 @@ use fed_core::{
 use fed_rpc::Identity;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::inbound::Inbound;
@@ -102,6 +103,8 @@ pub(super) struct Driver {
     pub(super) sites: BTreeMap<SiteName, SiteClient>,
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) gateway: Option<GatewayInfo>,
+    /// Cancelled once it has been told that the operator's node died.
+    pub(super) node_died: CancellationToken,
     pub(super) outcomes: mpsc::Sender<Outcome>,
 }
 
@@ -132,9 +135,12 @@ impl Driver {
         let driver = self.clone();
         tokio::spawn(async move {
             let (who, _) = describe(&action, driver.plan.as_deref());
-            let outcome = match driver.carry_out(action).await {
+            let outcome = match driver.carry_out(action.clone()).await {
                 Ok(outcome) => outcome,
-                Err(trouble) => Outcome::Event(Event::Failed(trouble.failure(who))),
+                Err(trouble) => {
+                    driver.let_death_be_told(&action).await;
+                    Outcome::Event(Event::Failed(trouble.failure(who)))
+                }
             };
             // Fails only when the operator has ended, and then nobody waits for it.
             let _ = driver.outcomes.send(outcome).await;
@@ -256,26 +262,13 @@ impl Driver {
                 node.await_port(address).await?;
                 node.await_port(scheduler::DASHBOARD).await
             } => listening.map_err(text)?,
-            died = scheduler_death(events) => return Err(self.scheduler_died(&died)),
+            lost = self.loss_of_scheduler(events) => return Err(lost),
         }
         let gateway = node
             .open_gateway(self.folder.path(), address, scheduler::DASHBOARD)
             .await
             .map_err(text)?;
         Ok(Outcome::Gateway(gateway, Event::SchedulerStarted))
-    }
-
-    /// Says why the scheduler died, with the last it wrote.
-    pub(super) fn scheduler_died(&self, status: &str) -> String {
-        let mut last = node::log::of_process(&self.folder.node(), "scheduler", 5);
-        // Our own extension says all there is to say in its last line.
-        if last
-            .last()
-            .is_some_and(|line| line.starts_with("fed.scheduler: "))
-        {
-            last.drain(..last.len() - 1);
-        }
-        with_last_lines(format!("the scheduler ended ({status})"), &last)
     }
 
     pub(super) async fn connect(&self, member: MemberId, peers: Vec<Peer>) -> Result<(), String> {
@@ -387,7 +380,7 @@ impl Driver {
         loop {
             let pools = scheduler::workers(gateway)
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| self.with_scheduler_log(error.to_string()))?;
             let known = |name: &String| pools.values().flatten().any(|worker| worker.name == *name);
             let missing: Vec<&str> = names
                 .iter()
@@ -427,60 +420,5 @@ impl Driver {
         let error = site.leave(plan.id).await.err()?;
         let lease = plan.leases.federation();
         Some(Untold::now(site.name.clone(), error.to_string(), lease))
-    }
-}
-
-/// Adds the last lines of a process's log to what is said of its end, if it wrote any. Of a
-/// traceback, whose steps are indented, that is what was raised; the log has the rest.
-pub(super) fn with_last_lines(said: String, last: &[String]) -> String {
-    let is_blank = |line: &&String| line.trim().is_empty();
-    let lines = || last.iter().filter(|line| !is_blank(line));
-    let outer: Vec<_> = lines()
-        .filter(|line| !line.starts_with([' ', '\t']))
-        .collect();
-    let told = if outer.is_empty() {
-        lines().collect()
-    } else {
-        outer
-    };
-    if told.is_empty() {
-        return said;
-    }
-    let told: Vec<&str> = told.into_iter().map(|line| line.trim()).collect();
-    format!("{said}: {}", told.join("; "))
-}
-
-/// Returns how the scheduler ended, when it does.
-pub(super) async fn scheduler_death(mut events: node::NodeEvents) -> String {
-    while let Some(event) = events.next().await {
-        if let node::NodeEvent::Exited {
-            name,
-            status,
-            asked: false,
-            ..
-        } = event
-            && name == "scheduler"
-        {
-            return status;
-        }
-    }
-    "its node ended".to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn last_lines_make_one_sentence() {
-        let told = |lines: &[&str]| {
-            let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-            with_last_lines("it ended".to_owned(), &lines)
-        };
-        let traceback = ["    raise from_it()", "    ~~~^^^^^", "", "OSError: full"];
-        assert_eq!(told(&traceback), "it ended: OSError: full");
-        assert_eq!(told(&["one", "two"]), "it ended: one; two");
-        assert_eq!(told(&["  cannot open it", " "]), "it ended: cannot open it");
-        assert_eq!(told(&[" "]), "it ended");
     }
 }

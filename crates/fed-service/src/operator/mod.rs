@@ -9,6 +9,7 @@ mod driver;
 mod end;
 mod enrolment;
 mod inbound;
+mod loss;
 mod metrics;
 mod owner;
 mod publish;

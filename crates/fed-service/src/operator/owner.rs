@@ -15,7 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
 use super::client::{self, Question};
-use super::driver::{Driver, Outcome, describe, scheduler_death, with_last_lines};
+use super::driver::{Driver, Outcome, describe};
+use super::loss::{self, with_last_lines};
 use super::rendezvous;
 use super::renewals::Renewals;
 use super::report::{Progress, Status, StepState, Untold};
@@ -23,7 +24,7 @@ use super::site::{SiteClient, SiteError};
 use super::standing;
 use super::up::UpError;
 use crate::deadline::until;
-use crate::node::{NodeClient, Supervision};
+use crate::node::{Death, NodeClient, Supervision};
 
 /// Questions that may wait for the owner.
 const QUEUE: usize = 64;
@@ -118,6 +119,9 @@ impl Operator {
                 () = self.front_end.closed(), if self.lifecycle.phase() < Phase::Ending => {
                     self.handle(Event::End);
                 }
+                death = loss::of_node(&mut self.node), if self.lifecycle.phase() < Phase::Ending => {
+                    self.lose_node(death);
+                }
                 _ = renewal.tick() => self.renew(),
                 () = until(self.renewals.deadline()), if self.lifecycle.phase() < Phase::Ending => {
                     self.give_up_lapsing();
@@ -166,6 +170,12 @@ impl Operator {
         }
         self.handle(Event::End);
         Ok(())
+    }
+
+    /// The death of the operator's node ends the federation, and is told before what it brings about.
+    fn lose_node(&mut self, death: Death) {
+        self.handle(Event::Failed(loss::node_died(death)));
+        self.driver.node_died.cancel();
     }
 
     fn renewal(&self) -> Interval {
@@ -340,12 +350,7 @@ impl Operator {
             let Ok(events) = NodeClient::new(&driver.folder.node()).watch().await else {
                 return;
             };
-            let status = scheduler_death(events).await;
-            let failure = Failure {
-                member: Some("operator".to_owned()),
-                kind: FailureKind::Other,
-                message: driver.scheduler_died(&status),
-            };
+            let failure = loss::failure(driver.loss_of_scheduler(events).await);
             // Fails only when the operator has ended.
             let _ = driver
                 .outcomes
@@ -421,7 +426,9 @@ impl Operator {
         let (driver, teller) = (self.driver.clone(), self.clone_for_progress());
         tokio::spawn(async move {
             if let Err(problem) = driver.give_up(&site).await {
-                let message = format!("{site}: its workers could not be given up: {problem}");
+                let message = format!(
+                    "{site}: its workers could not be given up: {problem}; `fed logs` may say why"
+                );
                 teller.tell(Progress::Warning { message });
             }
         });

@@ -71,7 +71,7 @@ pub(super) fn process(
 
 /// Why the scheduler did not list its workers, or remove some.
 #[derive(Debug, Error)]
-#[error("the scheduler does not tell of its workers ({0}); its log may say why (`fed logs`)")]
+#[error("the scheduler does not tell of its workers ({0})")]
 pub(super) struct QueryError(String);
 
 #[derive(Deserialize)]

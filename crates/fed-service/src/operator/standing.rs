@@ -26,7 +26,7 @@ pub(super) async fn ask(driver: Driver, status: Status) -> Status {
     let workers = match &driver.gateway {
         Some(gateway) => scheduler::workers(gateway)
             .await
-            .map_err(|error| error.to_string()),
+            .map_err(|error| format!("{error}; `fed logs` may say why")),
         None => Ok(BTreeMap::new()),
     };
     let asked = members

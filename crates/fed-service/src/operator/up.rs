@@ -9,6 +9,7 @@ use fed_core::{
 };
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::client::{self, DownError};
 use super::driver::Driver;
@@ -219,6 +220,7 @@ pub async fn up(
         sites: BTreeMap::new(),
         plan: None,
         gateway: None,
+        node_died: CancellationToken::new(),
         outcomes,
     };
     let ended = Operator::new(plan_request, driver, progress)
