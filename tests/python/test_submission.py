@@ -122,6 +122,18 @@ def test_a_conflict_reaches_the_client_and_nothing_runs(client: Client) -> None:
     assert lazy.compute() == 3  # the scheduler goes on
 
 
+def test_workers_of_another_pool_are_refused_at_submission(client: Client) -> None:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    address = {info["name"]: address for address, info in workers.items()}
+    for asked in (address["south-2-0"], "south-2-0"):
+        with fed.pool(NORTH), pytest.raises(fed.PoolConflictError) as caught:
+            client.submit(int, "3", workers=[asked], pure=False).result(timeout=60)
+        assert f"pinned to pool 'north', and restricted to workers {asked} of" in str(caught.value)
+    with fed.pool(NORTH):
+        future = client.submit(int, "3", workers=["south-2-0", "north-1-0"], pure=False)
+    assert future.result(timeout=60) == 3
+
+
 def test_an_unknown_pool_is_refused_at_submission(client: Client) -> None:
     with fed.pool("suoth"):
         lazy = dask.delayed(int)("3")

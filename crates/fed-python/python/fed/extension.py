@@ -31,7 +31,7 @@ from fed.residency import Residency
 from fed.shuffles import confine_shuffles
 from fed.spreading import spread_loads
 from fed.stealing import confine_stealing
-from fed.submission import Submission, conflict, stale_pin
+from fed.submission import Submission, conflict, elsewhere, stale_pin
 from fed.topology import Topology
 from fed.transfers import reckon_with_links
 from fed.vacancies import Vacancies, timeout_from_environment
@@ -142,6 +142,7 @@ def _settle_submissions(
     def settle(arrival: dask_private.Arrival) -> list[Any]:
         submission = Submission(arrival.graph, arrival.by_type, arrival.common)
         submission.settle(known)
+        _check_workers(scheduler, submission)
         queued = _pin_existing(scheduler, submission)
         if queued or submission.pins:
             # What had nothing to do with pools may have now.
@@ -152,6 +153,22 @@ def _settle_submissions(
         return queued
 
     dask_private.hook_submissions(scheduler, settle)
+
+
+def _check_workers(scheduler: Scheduler, submission: Submission) -> None:
+    """Refuse a pinned task that is restricted to workers of other pools: it could never run.
+
+    Hosts, and workers that may still join, are let through.
+    """
+    for key, pool in submission.pins.items():
+        names = submission.annotation("workers", key)
+        if not names or submission.annotation("allow_other_workers", key):
+            continue
+        names = list(names) if isinstance(names, list | tuple | set) else [names]
+        workers = [scheduler.workers.get(scheduler.aliases.get(name, name)) for name in names]
+        pools = [pools_in(worker.resources) if worker else {pool} for worker in workers]
+        if all(pool not in offered for offered in pools):
+            raise elsewhere(key, pool, names, frozenset().union(*pools))
 
 
 def _pin_existing(scheduler: Scheduler, submission: Submission) -> list[Any]:

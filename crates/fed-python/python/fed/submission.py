@@ -62,6 +62,11 @@ class Submission:
             self.graph[key] = pin_node(self.graph[key], pool)
         self._restrict()
 
+    def annotation(self, kind: str, key: Any) -> Any:
+        """Return an annotation of a task: its own, or else that of the whole submission."""
+        own = self.by_type.get(kind, {}).get(key)
+        return _value(self.common.get(kind), key) if own is None else own
+
     def _find(self) -> None:
         memo: dict[int, frozenset[str]] = {}
         resources = self.by_type.get("resources", {})
@@ -125,6 +130,18 @@ def conflict(key: Any, pools: frozenset[str]) -> PoolConflictError:
         " (persist one of the two first, or leave optimisation to the federation's scheduler).",
         task=key,
         pools=names,
+    )
+
+
+def elsewhere(key: Any, pool: str, names: list[Any], pools: frozenset[str]) -> PoolConflictError:
+    """Return the error that refuses a pinned task that is restricted to workers elsewhere."""
+    there = " and ".join(repr(name) for name in sorted(pools)) or "no pool"
+    return PoolConflictError(
+        f"task {key!r} is pinned to pool {pool!r}, and restricted to workers"
+        f" {', '.join(map(str, names))} of {there}: it can run nowhere. Name workers of {pool!r},"
+        " or none.",
+        task=key,
+        pools=tuple(sorted({pool, *pools})),
     )
 
 
