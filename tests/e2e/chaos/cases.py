@@ -150,6 +150,7 @@ IN_A_COMPUTATION = (
     Case(faults.stop_operator_beyond_the_lease, BOTH_EMPTY, tasks=150),
     Case(faults.stop_agent_beyond_the_lease, EMPTY, tasks=150),
     Case(faults.stop_outer_node, EMPTY, tasks=150),
+    Case(faults.stop_operators_outer_node, LOST, tasks=150),
     Case(faults.stop_inner_node, RIGHT),
     Case(faults.stop_scheduler_beyond_the_lease, RIGHT),
     Case(faults.stop_worker_beyond_the_lease, RIGHT),

@@ -207,6 +207,11 @@ def stop_outer_node(world: World) -> None:
     os.kill(_node(world, VICTIM, outer=True), signal.SIGSTOP)
 
 
+def stop_operators_outer_node(world: World) -> None:
+    """SIGSTOP of the half of the operator's node that holds the mesh, for ever."""
+    os.kill(_node(world, "operator", outer=True), signal.SIGSTOP)
+
+
 def stop_inner_node(world: World) -> None:
     """SIGSTOP of the first process of a site's sandbox, for ever."""
     os.kill(_node(world, VICTIM, outer=False), signal.SIGSTOP)

@@ -406,8 +406,8 @@ impl Driver {
     async fn leave(&self, member: MemberId) -> Option<Untold> {
         if member == MemberId::OPERATOR {
             let node = NodeClient::new(&self.folder.node());
-            // One that is gone needs no telling; its process is waited for elsewhere.
-            let _ = node.stop().await;
+            // One that is gone needs no telling; its process is waited for elsewhere, and killed.
+            let _ = tokio::time::timeout(2 * Leases::GRACE, node.stop()).await;
             return None;
         }
         let (plan, site) = match (self.plan(), self.site(member)) {

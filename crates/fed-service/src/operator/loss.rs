@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use fed_core::{Action, Failure, FailureKind, Leases, MemberId};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::driver::Driver;
-use crate::node::{self, Death, NodeEvent, NodeEvents, Supervision};
+use crate::node::{self, Death, NodeClient, NodeEvent, NodeEvents, Supervision};
 
 /// How long the death of the node may take to be seen, once something failed that needs it.
 const DEATH: Duration = Duration::from_secs(1);
@@ -28,6 +28,25 @@ pub(super) async fn of_node(node: &mut Option<Box<Supervision>>) -> Death {
     match node {
         Some(node) => node.died().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Asks the operator's node from time to time how it stands; returns what is to be said when it has
+/// not answered for `patience`. Clients of one that is stopped would wait for ever.
+pub(super) async fn of_answers(node: NodeClient, period: Duration, patience: Duration) -> Failure {
+    let mut heard = Instant::now();
+    loop {
+        sleep(period).await;
+        match node.report().await {
+            Ok(_) => heard = Instant::now(),
+            Err(error) if heard.elapsed() >= patience => {
+                return failure(format!(
+                    "its node has not answered for {} s, as when it is stopped: {error}",
+                    heard.elapsed().as_secs()
+                ));
+            }
+            Err(_) => {}
+        }
     }
 }
 

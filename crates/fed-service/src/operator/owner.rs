@@ -67,6 +67,8 @@ pub(super) struct Operator {
     node: Option<Box<Supervision>>,
     /// Tells members of one another, while it is kept.
     rendezvous: Option<AbortOnDropHandle<()>>,
+    /// Asks the node how it stands, while it is kept.
+    asking_node: Option<AbortOnDropHandle<()>>,
     renewals: Renewals,
     /// Sites that could not be told that it has ended.
     untold: Vec<Untold>,
@@ -93,6 +95,7 @@ impl Operator {
             watchers,
             node: None,
             rendezvous: None,
+            asking_node: None,
             untold: Vec::new(),
             signal: None,
             began: Instant::now(),
@@ -178,6 +181,18 @@ impl Operator {
         self.driver.node_died.cancel();
     }
 
+    /// Has the federation fail when the node does not answer for as long as a lease.
+    fn ask_node(&mut self) {
+        let node = NodeClient::new(&self.driver.folder.node());
+        let (outcomes, leases) = (self.driver.outcomes.clone(), self.request.leases);
+        let asking = tokio::spawn(async move {
+            let failure = loss::of_answers(node, leases.renewal(), leases.federation()).await;
+            // Fails only when the operator has ended.
+            let _ = outcomes.send(Outcome::Event(Event::Failed(failure))).await;
+        });
+        self.asking_node = Some(AbortOnDropHandle::new(asking));
+    }
+
     fn renewal(&self) -> Interval {
         let period = self.request.leases.renewal();
         let mut interval = tokio::time::interval_at(Instant::now() + period, period);
@@ -216,6 +231,7 @@ impl Operator {
             }
             Outcome::Node(supervision, event) => {
                 self.node = Some(supervision);
+                self.ask_node();
                 event
             }
             Outcome::Gateway(gateway, event) => {
@@ -306,6 +322,7 @@ impl Operator {
         if before < Phase::Ending && phase >= Phase::Ending {
             // Sites that have left are not to be asked any more.
             self.rendezvous = None;
+            self.asking_node = None;
             let failure = match self.lifecycle.reason() {
                 Some(Reason::Failed(failure)) => Some(failure.clone()),
                 Some(Reason::Asked) | None => None,
