@@ -146,6 +146,8 @@ IN_A_COMPUTATION = (
     Case(faults.stop_outer_node_briefly, RIGHT),
     Case(faults.stop_operators_outer_node_briefly, RIGHT),
     Case(faults.stop_scheduler_briefly, RIGHT),
+    Case(faults.stop_inner_node_briefly, RIGHT),
+    Case(faults.stop_worker_briefly, RIGHT),
     Case(faults.stop_operator_briefly, RIGHT),
     Case(faults.stop_operator_beyond_the_lease, BOTH_EMPTY, tasks=150),
     Case(faults.stop_agent_beyond_the_lease, EMPTY, tasks=150),

@@ -176,6 +176,16 @@ def stop_scheduler_briefly(world: World) -> None:
     _stop_for(3.0, _scheduler(world))
 
 
+def stop_inner_node_briefly(world: World) -> None:
+    """SIGSTOP of a sandbox's PID 1, and SIGCONT three seconds later: shorter than the lease."""
+    _stop_for(3.0, _node(world, VICTIM, outer=False))
+
+
+def stop_worker_briefly(world: World) -> None:
+    """SIGSTOP of a worker, and SIGCONT three seconds later: shorter than the lease."""
+    _stop_for(3.0, _worker(world))
+
+
 def stop_operator_briefly(world: World) -> None:
     """SIGSTOP of `fed up`, and SIGCONT three seconds later: shorter than the lease."""
     _stop_for(3.0, _operator(world))
