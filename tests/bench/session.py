@@ -85,7 +85,7 @@ def crossed() -> int:
     return sum(
         nbytes
         for address, (_, report) in reports.items()
-        for peer, _name, nbytes in report
+        for peer, *_, nbytes in report
         if peer in pools and pools[peer] != pools[address]
     )
 
