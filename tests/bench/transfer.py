@@ -41,10 +41,9 @@ def fetched(data: np.ndarray, size: int) -> float:
 @asynccontextmanager
 async def worker(scheduler: str, host: str, name: str) -> AsyncIterator[Worker]:
     """Run a worker with one thread and without a limit of memory."""
-    with tempfile.TemporaryDirectory(prefix="fed-bench-") as folder:
-        options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "local_directory": folder}
-        async with Worker(scheduler, host=host, name=name, **options) as running:
-            yield running
+    options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0}
+    async with Worker(scheduler, host=host, name=name, **options) as running:
+        yield running
 
 
 async def transfer(client: Client, size: int, seed: int) -> float:
@@ -89,8 +88,11 @@ def main() -> None:
     other.add_argument("scheduler")
     given = parser.parse_args()
     host = f"[{given.host}]" if ":" in given.host else given.host
-    # Only what is asked for is to be sent.
-    with dask.config.set({"distributed.worker.profile.enabled": False}):
+    with tempfile.TemporaryDirectory(prefix="fed-bench-") as scratch:
+        # Only what is asked for is to be sent.
+        dask.config.set({"distributed.worker.profile.enabled": False})
+        # The scheduler has such a folder too.
+        dask.config.set({"temporary-directory": scratch})
         asyncio.run(near(host) if given.role == NEAR else far(host, given.scheduler))
 
 
