@@ -35,6 +35,10 @@ def test_status_as_json(federation: World) -> None:
         for peer in member["peers"]:
             assert peer["handshake_seconds_ago"] is not None
             assert peer["received_bytes"] > 0
+            (kind, went), *others = peer["paths"].items()
+            assert (kind, others) == ("direct", [])
+            assert went["received_bytes"] == peer["received_bytes"]
+            assert went["sent_datagrams"] > went["handshakes"] == peer["handshakes"]
             # Two sites have nothing to say to each other yet; the scheduler has.
             if "operator" in (member["name"], peer["name"]):
                 assert peer["received_packets"] > 0
@@ -52,7 +56,12 @@ def test_status_for_monitoring(federation: World) -> None:
     assert samples["fed_mesh_path_mtu_bytes" + tunnel] in ("1420", "1440")
     assert samples[f'fed_mesh_direct{tunnel[:-1]},path="direct",relay=""}}'] == "1"
     assert float(samples["fed_mesh_relayed_bytes_total" + tunnel]) >= 0
-    assert float(samples["fed_mesh_received_bytes_total" + tunnel]) > 0
+    by_path = {
+        path: float(samples[f'fed_mesh_received_bytes_total{tunnel[:-1]},path="{path}"}}'])
+        for path in ("direct", "tls", "relayed")
+    }
+    assert by_path["direct"] > 0
+    assert by_path["tls"] == by_path["relayed"] == 0
     assert 0.001 < float(samples["fed_mesh_round_trip_seconds" + tunnel]) < 10
     assert samples['fed_workers{federation="fed",member="ecmwf",pool="ecmwf"}'] == "2"
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fed_core::FederationName;
-use fed_service::node::PeerReport;
+use fed_service::node::{PathReport, PeerReport};
 use fed_service::operator::{MemberReport, OperatorState, Running, Status, metrics};
 
 use crate::console;
@@ -162,15 +162,32 @@ fn tunnel(peer: &PeerReport) -> String {
     };
     format!(
         "tunnel to {:<16} {path}, {handshake}{round_trip}, MTU {}, {} B ({} packets) in, \
-         {} B ({} packets) out{relayed}{}",
+         {} B ({} packets) out{}{relayed}{}",
         peer.name,
         peer.path_mtu,
         peer.received_bytes,
         peer.received_packets,
         peer.sent_bytes,
         peer.sent_packets,
+        elsewhere(peer),
         dropped(&peer.drops)
     )
+}
+
+/// What of it did not go by the path that is taken now; nothing where all did.
+fn elsewhere(peer: &PeerReport) -> String {
+    let taken = peer.path();
+    let others = PathReport::KINDS.iter().filter(|kind| **kind != taken);
+    let went = others.filter_map(|kind| {
+        let path = peer.paths.get(*kind)?;
+        let (received, sent) = (path.received_bytes, path.sent_bytes);
+        Some(format!("{received} B in and {sent} B out {kind}"))
+    });
+    let went: Vec<_> = went.collect();
+    if went.is_empty() {
+        return String::new();
+    }
+    format!(" (of these {})", went.join(", "))
 }
 
 /// What was dropped, by reason; nothing where nothing was.
@@ -208,6 +225,14 @@ mod tests {
             "tunnel to ecmwf            direct, 192.0.2.7:40123, handshake 31 s ago, MTU 1420, \
              300 B (3 packets) in, 200 B (2 packets) out"
         );
+        peer.heard_seconds_ago = Some(1);
+        let path = PathReport {
+            received_bytes: 280,
+            sent_bytes: 160,
+            ..PathReport::default()
+        };
+        peer.paths.insert("direct".to_owned(), path);
+        peer.paths.insert("relayed".to_owned(), path);
         (peer.endpoint, peer.relay) = (None, Some("operator".to_owned()));
         (peer.handshakes, peer.round_trip_microseconds) = (4, Some(12_400));
         (peer.relayed_bytes, peer.relayed_packets) = (1500, 5);
@@ -215,8 +240,8 @@ mod tests {
         assert_eq!(
             tunnel(&peer),
             "tunnel to ecmwf            relayed via operator, 4 handshakes, the last 31 s ago, \
-             round trip 12.4 ms, MTU 1420, 300 B (3 packets) in, 200 B (2 packets) out, \
-             1500 B (5 packets) relayed for it, dropped 6 too-big"
+             round trip 12.4 ms, MTU 1420, 300 B (3 packets) in, 200 B (2 packets) out \
+             (of these 280 B in and 160 B out direct), 1500 B (5 packets) relayed for it, dropped 6 too-big"
         );
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! An input is a row of pieces, each a length of two bytes (little-endian) and so many bytes.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use crate::packet::addresses;
 use crate::{
-    Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, Output, PeerConfig, PrivateKey,
-    Protocol, PublicKey, Refusal, Router, Session, control,
+    Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, Origin, Output, PeerConfig,
+    PrivateKey, Protocol, PublicKey, Refusal, Router, Session, control,
 };
 
 /// The peer's address; all others of its /64 are its own too.
@@ -132,7 +132,7 @@ impl Protocol for Bare {
 
     fn address(
         &self,
-        _from: IpAddr,
+        _from: Origin,
         _datagram: &[u8],
         _now: Instant,
     ) -> Result<Addressee, Refusal> {

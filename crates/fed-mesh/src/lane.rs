@@ -3,7 +3,7 @@
 //! A lane keeps the peer of the last packet locked, because packets come in bursts of one flow: the
 //! look-up and the lock are paid for once a burst. Drop it when the batch is over.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::MutexGuard;
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::frame::{self, Frame};
 use crate::packet::{self, Addresses};
 use crate::path::canonical;
 use crate::peer::Peer;
-use crate::{Addressee, DropReason, Output, Path, Protocol, Refusal, Router};
+use crate::{Addressee, DropReason, Origin, Output, Path, Protocol, Refusal, Router};
 
 /// Packets from the TUN, on their way to the peers. See [`Router::outbound`].
 pub struct Outbound<'r, P: Protocol> {
@@ -110,7 +110,11 @@ impl<'r, P: Protocol> Inbound<'r, P> {
         } else if frame::is_frame(datagram) {
             self.frame(from, datagram, out);
         } else {
-            self.message(Path::Udp(from), from.ip(), datagram, out, |reply, out| {
+            let origin = Origin {
+                hop: from,
+                sender: None,
+            };
+            self.message(Path::Udp(from), origin, datagram, out, |reply, out| {
                 out.push_transmit(from, reply);
             });
         }
@@ -128,11 +132,16 @@ impl<'r, P: Protocol> Inbound<'r, P> {
                 Err(reason) => self.router.count_drop(reason),
             };
         }
-        let relay = ctx.links().router_at(from);
+        let (relay, sender) = {
+            let links = ctx.links();
+            (links.router_at(from), links.key(frame.from))
+        };
         match relay {
+            Some(_) if sender.is_none() => self.router.count_drop(DropReason::UnknownPeer),
             Some(relay) => {
                 let path = Path::Relay(relay);
-                self.message(path, from.ip(), frame.message, out, |reply, out| {
+                let origin = Origin { hop: from, sender };
+                self.message(path, origin, frame.message, out, |reply, out| {
                     let length = frame::HEADER + reply.len();
                     let room = out.transmit_room(length);
                     frame::write(room, frame.from, ctx.own).copy_from_slice(reply);
@@ -143,18 +152,18 @@ impl<'r, P: Protocol> Inbound<'r, P> {
         }
     }
 
-    /// Takes in a message that came by `path`, of which `from` is the last hop. A cookie, which is
-    /// good for that hop, is sent back by `challenge`.
+    /// Takes in a message that came by `path`. A cookie, which is good for the last hop, is sent
+    /// back by `challenge`.
     fn message(
         &mut self,
         path: Path,
-        from: IpAddr,
+        origin: Origin,
         message: &[u8],
         out: &mut Output,
         challenge: impl FnOnce(&[u8], &mut Output),
     ) {
         let protocol = self.router.protocol();
-        let slot = match protocol.address(from, message, self.now) {
+        let slot = match protocol.address(origin, message, self.now) {
             Ok(Addressee::Slot(slot)) => Some(slot),
             Ok(Addressee::Key(key)) => self.router.slot(key),
             Err(Refusal::Drop(reason)) => return self.router.count_drop(reason),

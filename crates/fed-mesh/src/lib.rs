@@ -55,6 +55,7 @@ mod router;
 mod status;
 mod throttle;
 mod told;
+mod traffic;
 mod width;
 
 pub use config::{
@@ -67,11 +68,12 @@ pub use key::{ParseKeyError, PrivateKey, PublicKey};
 pub use lane::{Inbound, Outbound};
 pub use noise::{Noise, NoiseSession};
 pub use output::{Output, Train};
-pub use path::Path;
+pub use path::{Path, PathKind};
 pub use prefix::{Ipv6Prefix, ParsePrefixError};
 pub use protocol::{
-    Addressee, Content, OVERHEAD, Opened, Protocol, ROOM_MIN, Refusal, Session, Tick,
+    Addressee, Content, OVERHEAD, Opened, Origin, Protocol, ROOM_MIN, Refusal, Session, Tick,
 };
 pub use reflexive::{Mapping, Reflexive, Sighting};
 pub use router::Router;
-pub use status::{DropReason, Drops, PeerStatus, Traffic};
+pub use status::{DropReason, Drops, PeerStatus};
+pub use traffic::{ByPath, PathTraffic, Traffic};

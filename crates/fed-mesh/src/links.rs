@@ -120,6 +120,11 @@ impl Links {
         &self.relays
     }
 
+    /// The router of this name.
+    pub(crate) fn key(&self, id: RouterId) -> Option<PublicKey> {
+        Some(self.routers.get(&id)?.key)
+    }
+
     /// Where a router is reached straight.
     pub(crate) fn address(&self, key: PublicKey) -> Option<SocketAddr> {
         self.routers.get(&RouterId::from(key))?.address

@@ -1,7 +1,6 @@
 //! WireGuard, by boringtun.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,8 @@ use boringtun::x25519;
 
 use crate::throttle::Throttle;
 use crate::{
-    Addressee, Content, DropReason, HANDSHAKES_PER_SECOND, Opened, PrivateKey, Protocol, PublicKey,
-    ROOM_MIN, Refusal, Session, Tick,
+    Addressee, Content, DropReason, HANDSHAKES_PER_SECOND, Opened, Origin, PrivateKey, Protocol,
+    PublicKey, ROOM_MIN, Refusal, Session, Tick,
 };
 
 /// boringtun stamps its timers with the time of the last look, and its own device looks this often.
@@ -41,7 +40,7 @@ pub struct Noise {
     public_key: x25519::PublicKey,
     /// Guards the door, for all peers together.
     limiter: RateLimiter,
-    /// And for each address that has shown a cookie.
+    /// And for each sender that has shown a cookie.
     throttle: Mutex<Throttle>,
     /// Every `Tunn` insists on a limiter and would count a message again: this one lets all pass.
     unlimited: Arc<RateLimiter>,
@@ -86,7 +85,7 @@ impl Protocol for Noise {
         }
     }
 
-    fn address(&self, from: IpAddr, datagram: &[u8], now: Instant) -> Result<Addressee, Refusal> {
+    fn address(&self, from: Origin, datagram: &[u8], now: Instant) -> Result<Addressee, Refusal> {
         if matches!(datagram.first(), Some(&(INITIATION | RESPONSE))) {
             // Does something once a second at most.
             self.limiter.reset_count();
@@ -97,7 +96,7 @@ impl Protocol for Noise {
         let mut challenge = [0; ROOM_MIN];
         let packet = match self
             .limiter
-            .verify_packet(Some(from), datagram, &mut challenge)
+            .verify_packet(Some(from.hop.ip()), datagram, &mut challenge)
         {
             Ok(packet) => packet,
             Err(TunnResult::WriteToNetwork(cookie)) => {

@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 
 use crate::PublicKey;
 
-const BEST: u8 = 2;
-
 /// One way between this router and a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Path {
@@ -41,20 +39,37 @@ impl Path {
         }
     }
 
-    /// Of two paths that work, the one with the higher rank is taken. At an address on this host's
-    /// own loopback there is something that carries datagrams in another way than UDP does.
-    pub(crate) fn rank(&self) -> u8 {
+    /// What kind of path it is. Of two that work, the one of the greater kind is taken.
+    #[must_use]
+    pub fn kind(&self) -> PathKind {
         match self {
-            Self::Relay(_) => 0,
-            Self::Udp(address) if address.ip().is_loopback() => 1,
-            Self::Udp(_) => BEST,
+            Self::Relay(_) => PathKind::Relayed,
+            Self::Udp(address) if address.ip().is_loopback() => PathKind::Bridged,
+            Self::Udp(_) => PathKind::Direct,
         }
     }
 
     /// Whether no other path could be better.
     pub(crate) fn is_best(&self) -> bool {
-        self.rank() == BEST
+        self.kind() == PathKind::Direct
     }
+}
+
+/// The kinds of paths, the best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PathKind {
+    /// By way of another router.
+    Relayed,
+    /// By way of something at an address on this host's own loopback, which carries datagrams in
+    /// another way than UDP does.
+    Bridged,
+    /// UDP, straight to the peer.
+    Direct,
+}
+
+impl PathKind {
+    /// All kinds, in their order.
+    pub const ALL: [Self; 3] = [Self::Relayed, Self::Bridged, Self::Direct];
 }
 
 impl fmt::Display for Path {

@@ -242,7 +242,7 @@ impl Paths {
             return false;
         }
         let follow = match sign {
-            Sign::Answer if path.rank() > current.rank() => true,
+            Sign::Answer if path.kind() > current.kind() => true,
             Sign::Answer => {
                 if self.is_doubtful() {
                     self.proven.get_or_insert(path);
@@ -264,7 +264,7 @@ impl Paths {
         // Asked for each datagram: what most are turned down by comes first.
         let better = self
             .current
-            .is_none_or(|current| path.rank() > current.rank());
+            .is_none_or(|current| path.kind() > current.kind());
         if !better && (Some(path) == self.current || !self.is_doubtful()) {
             return false;
         }
@@ -400,7 +400,7 @@ impl Paths {
 
     /// Whether the peer's choice of `path` is followed.
     fn follows(&self, current: Path, path: Path, now: Instant) -> bool {
-        match path.rank().cmp(&current.rank()) {
+        match path.kind().cmp(&current.kind()) {
             Ordering::Greater => true,
             // Each may have a relay of its own.
             Ordering::Equal if !path.is_direct() => self.is_doubtful(),

@@ -13,8 +13,8 @@ use crate::paths::{Paths, Sign};
 use crate::told::Told;
 use crate::width::{Width, overhead};
 use crate::{
-    Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, Path, PeerConfig, PeerStatus,
-    PublicKey, QUEUE_PACKETS, ROOM_MIN, SILENT_AFTER, Session, TimeoutReason, Traffic,
+    ByPath, Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, Path, PeerConfig,
+    PeerStatus, PublicKey, QUEUE_PACKETS, ROOM_MIN, SILENT_AFTER, Session, TimeoutReason, Traffic,
 };
 
 /// So many addresses are remembered from which a peer has sent: by IPv4 and IPv6, before and after
@@ -72,10 +72,8 @@ pub(crate) struct Peer<S> {
 struct Counters {
     inner_sent: Traffic,
     inner_received: Traffic,
-    sent_bytes: u64,
-    received_bytes: u64,
+    by_path: ByPath,
     drops: Drops,
-    handshakes: u64,
 }
 
 impl<S: Session> Peer<S> {
@@ -190,7 +188,7 @@ impl<S: Session> Peer<S> {
             (Content::Inner(_) | Content::Malformed | Content::Keepalive, None) => Some(Sign::Word),
         };
         if let Some(sign) = sign {
-            self.hear(path, sign, datagram.len(), ctx, out);
+            self.hear(path, sign, path.overhead() + datagram.len(), ctx, out);
         }
         if completed {
             self.complete(path, ctx, out);
@@ -227,7 +225,7 @@ impl<S: Session> Peer<S> {
 
     fn complete(&mut self, path: Path, ctx: Context<'_>, out: &mut Output) {
         self.handshake = Some(ctx.now);
-        self.counters.handshakes += 1;
+        self.counters.by_path.of(path.kind()).handshakes += 1;
         self.paths.connected(ctx.now);
         self.width.wake(ctx.now);
         let recent = |at: Instant| ctx.now.saturating_duration_since(at) < TELL_EVERY;
@@ -397,13 +395,11 @@ impl<S: Session> Peer<S> {
             relayed,
             allowed_ips: self.config.allowed_ips.clone(),
             connected: self.session.is_ready(),
-            sent_bytes: self.counters.sent_bytes,
-            received_bytes: self.counters.received_bytes,
+            by_path: self.counters.by_path,
             inner_sent: self.counters.inner_sent,
             inner_received: self.counters.inner_received,
             drops: self.counters.drops,
             queued: self.queue.len(),
-            handshakes: self.counters.handshakes,
             last_handshake: self.handshake.map(since),
             last_heard: self.heard.map(since),
             unanswered: self.paths.unanswered().map(since),
@@ -510,7 +506,7 @@ impl<S: Session> Peer<S> {
         match to {
             Some(to) => {
                 out.keep_transmit(to, length);
-                self.counters.sent_bytes += length as u64;
+                self.counters.by_path.of(path.kind()).sent.add(length);
                 if taken {
                     self.spoke = ctx.now;
                 }
@@ -524,10 +520,10 @@ impl<S: Session> Peer<S> {
         }
     }
 
-    /// Notes an authentic datagram.
+    /// Notes an authentic datagram of `bytes`.
     fn hear(&mut self, path: Path, sign: Sign, bytes: usize, ctx: Context<'_>, out: &mut Output) {
         let peer = self.config.public_key;
-        self.counters.received_bytes += bytes as u64;
+        self.counters.by_path.of(path.kind()).received.add(bytes);
         if self.silent {
             self.silent = false;
             out.events.push_back(Event::PeerReturned {

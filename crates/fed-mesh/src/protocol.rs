@@ -3,7 +3,7 @@
 //! [`crate::Noise`] is WireGuard by boringtun, which reads the clock by itself. A simulation brings
 //! a protocol that lives on the time it is handed.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::{DropReason, PublicKey};
@@ -23,7 +23,16 @@ pub trait Protocol {
     ///
     /// # Errors
     /// What to do with a datagram that concerns no session.
-    fn address(&self, from: IpAddr, datagram: &[u8], now: Instant) -> Result<Addressee, Refusal>;
+    fn address(&self, from: Origin, datagram: &[u8], now: Instant) -> Result<Addressee, Refusal>;
+}
+
+/// Where a datagram came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The last hop: who can be sent an answer, such as a cookie.
+    pub hop: SocketAddr,
+    /// The peer that it is from, if the hop is a relay, and as the relay has it.
+    pub sender: Option<PublicKey>,
 }
 
 /// Whose session a datagram claims to concern.

@@ -3,23 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::{Ipv6Prefix, Path, PublicKey, UNANSWERED_MAX, UNHEARD_MAX};
-
-/// Packets and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Number of packets.
-    pub packets: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-impl Traffic {
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
-    }
-}
+use crate::{ByPath, Ipv6Prefix, Path, PublicKey, Traffic, UNANSWERED_MAX, UNHEARD_MAX};
 
 /// Why a packet or a datagram went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,10 +141,8 @@ pub struct PeerStatus {
     pub allowed_ips: Vec<Ipv6Prefix>,
     /// Whether packets can be sent without a handshake.
     pub connected: bool,
-    /// UDP payload sent to the peer, handshakes and keepalives included, in bytes.
-    pub sent_bytes: u64,
-    /// UDP payload of authentic datagrams from the peer, in bytes.
-    pub received_bytes: u64,
+    /// Datagrams to and from the peer, by the kind of path.
+    pub by_path: ByPath,
     /// Inner packets sent to the peer; packets that wait are not counted yet.
     pub inner_sent: Traffic,
     /// Inner packets delivered from the peer.
@@ -171,8 +153,6 @@ pub struct PeerStatus {
     pub drops: Drops,
     /// Packets that wait for a handshake now.
     pub queued: usize,
-    /// Handshakes completed.
-    pub handshakes: u64,
     /// Time since the last handshake was completed.
     pub last_handshake: Option<Duration>,
     /// Time since the last authentic datagram.
@@ -182,6 +162,25 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
+    /// UDP payload sent to the peer, by whatever path, in bytes.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.by_path.iter().map(|(_, went)| went.sent.bytes).sum()
+    }
+
+    /// UDP payload of authentic datagrams from the peer, by whatever path, in bytes.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        let paths = self.by_path.iter();
+        paths.map(|(_, went)| went.received.bytes).sum()
+    }
+
+    /// Handshakes completed.
+    #[must_use]
+    pub fn handshakes(&self) -> u64 {
+        self.by_path.iter().map(|(_, went)| went.handshakes).sum()
+    }
+
     /// Whether the peer is reached neither straight nor by way of a relay, so that another way than
     /// UDP should be opened to it and told as an endpoint on this host's loopback.
     #[must_use]

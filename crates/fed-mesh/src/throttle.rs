@@ -1,9 +1,10 @@
 //! A limit on what each source costs.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::Origin;
 use crate::config::{HANDSHAKES_PER_SOURCE, SOURCES_MAX};
 
 /// What a bucket that is full holds: one second's worth.
@@ -17,17 +18,19 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const NETWORK: u128 = !0 << 64;
 
 /// A token bucket for each source: [`HANDSHAKES_PER_SOURCE`] a second, and as many at once
-/// (WireGuard paper, section 5.3). Of IPv6 a network of 64 bits is one source.
+/// (WireGuard paper, section 5.3). Of IPv6 a network of 64 bits is one source. What comes by way of
+/// a relay has a source in each peer that it relays for, and each bridge is one, so that no peer uses
+/// up what the others have.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     /// When each bucket is full again: this says how many tokens are in it.
-    full: HashMap<IpAddr, Instant>,
+    full: HashMap<Origin, Instant>,
     swept: Option<Instant>,
 }
 
 impl Throttle {
     /// Takes a token out of the bucket of a source; whether there was one.
-    pub(crate) fn admits(&mut self, from: IpAddr, now: Instant) -> bool {
+    pub(crate) fn admits(&mut self, from: Origin, now: Instant) -> bool {
         let source = source(from);
         self.sweep(now);
         if self.full.len() >= SOURCES_MAX && !self.full.contains_key(&source) {
@@ -51,11 +54,17 @@ impl Throttle {
     }
 }
 
-fn source(from: IpAddr) -> IpAddr {
-    match from {
-        IpAddr::V4(_) => from,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
-    }
+fn source(from: Origin) -> Origin {
+    let hop = match from.hop.ip() {
+        // Each port of this host's own loopback is a bridge to one peer.
+        here if here.is_loopback() => from.hop,
+        IpAddr::V6(address) => {
+            let network = Ipv6Addr::from_bits(address.to_bits() & NETWORK);
+            SocketAddr::from((network, 0))
+        }
+        address @ IpAddr::V4(_) => SocketAddr::from((address, 0)),
+    };
+    Origin { hop, ..from }
 }
 
 #[cfg(test)]
@@ -63,12 +72,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::PublicKey;
 
-    fn v4(number: u32) -> IpAddr {
-        IpAddr::from(number.to_be_bytes())
+    fn at(hop: impl Into<IpAddr>, port: u16) -> Origin {
+        Origin {
+            hop: SocketAddr::new(hop.into(), port),
+            sender: None,
+        }
     }
 
-    fn admitted(throttle: &mut Throttle, from: IpAddr, now: Instant) -> u32 {
+    fn v4(number: u32) -> Origin {
+        at(number.to_be_bytes(), 51_820)
+    }
+
+    fn admitted(throttle: &mut Throttle, from: Origin, now: Instant) -> u32 {
         (0..1000)
             .map(|_| u32::from(throttle.admits(from, now)))
             .sum()
@@ -90,13 +107,40 @@ mod tests {
     fn a_network_of_64_bits_is_one_source() {
         let now = Instant::now();
         let mut throttle = Throttle::default();
-        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let at = |text: &str| at(text.parse::<IpAddr>().unwrap(), 51_820);
         assert_eq!(
             admitted(&mut throttle, at("2001:db8:0:1::1"), now),
             HANDSHAKES_PER_SOURCE
         );
         assert!(!throttle.admits(at("2001:db8:0:1:ffff::2"), now));
         assert!(throttle.admits(at("2001:db8:0:2::1"), now));
+    }
+
+    #[test]
+    fn a_port_is_a_source_on_loopback_alone() {
+        let now = Instant::now();
+        let mut throttle = Throttle::default();
+        for (host, other_port_too) in [([127, 0, 0, 1], true), ([192, 0, 2, 1], false)] {
+            assert_eq!(
+                admitted(&mut throttle, at(host, 1), now),
+                HANDSHAKES_PER_SOURCE
+            );
+            assert_eq!(throttle.admits(at(host, 2), now), other_port_too);
+        }
+    }
+
+    #[test]
+    fn each_peer_behind_a_relay_is_a_source() {
+        let now = Instant::now();
+        let mut throttle = Throttle::default();
+        let relayed = |number| Origin {
+            sender: Some(PublicKey::from_bytes([number; 32])),
+            ..v4(1)
+        };
+        for origin in [relayed(1), relayed(2), v4(1)] {
+            assert_eq!(admitted(&mut throttle, origin, now), HANDSHAKES_PER_SOURCE);
+            assert!(!throttle.admits(origin, now));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use fed_core::{Member, MemberId, Peer, PoolName, PoolOffer, PythonEnvironment, SiteDescription};
 use fed_rpc::v1;
 
-use crate::node::{MeshReport, PeerReport};
+use crate::node::{MeshReport, PathReport, PeerReport};
 
 /// A message that does not say what it should.
 #[derive(Debug, thiserror::Error)]
@@ -187,7 +187,30 @@ fn peer_to_wire(peer: PeerReport) -> v1::PeerState {
         relay: peer.relay.unwrap_or_default(),
         over_tls: peer.over_tls,
         drops: peer.drops.into_iter().collect(),
+        paths: peer.paths.into_iter().map(path_to_wire).collect(),
     }
+}
+
+fn path_to_wire((kind, path): (String, PathReport)) -> (String, v1::PathTraffic) {
+    let path = v1::PathTraffic {
+        received_bytes: path.received_bytes,
+        sent_bytes: path.sent_bytes,
+        received_datagrams: path.received_datagrams,
+        sent_datagrams: path.sent_datagrams,
+        handshakes: path.handshakes,
+    };
+    (kind, path)
+}
+
+fn path((kind, path): (String, v1::PathTraffic)) -> (String, PathReport) {
+    let path = PathReport {
+        received_bytes: path.received_bytes,
+        sent_bytes: path.sent_bytes,
+        received_datagrams: path.received_datagrams,
+        sent_datagrams: path.sent_datagrams,
+        handshakes: path.handshakes,
+    };
+    (kind, path)
 }
 
 /// Takes how a site's mesh stands. All of it is only shown.
@@ -216,6 +239,7 @@ fn peer(peer: v1::PeerState) -> PeerReport {
         relayed_packets: peer.relayed_packets,
         relayed_bytes: peer.relayed_bytes,
         drops: peer.drops.into_iter().collect(),
+        paths: peer.paths.into_iter().map(path).collect(),
     }
 }
 

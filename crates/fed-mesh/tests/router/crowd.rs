@@ -336,6 +336,6 @@ fn a_rekey_holds_nothing_up() {
         both_ways(&mut stock, &mut router);
     }
     let status = &router.peers(now)[0];
-    assert_eq!(status.handshakes, 21);
+    assert_eq!(status.handshakes(), 21);
     assert_eq!(status.drops.total(), 0, "{status:?}");
 }

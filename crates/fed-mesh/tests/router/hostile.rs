@@ -155,6 +155,6 @@ proptest! {
         prop_assert_eq!(status.drops.get(DropReason::MalformedDecrypted), 2);
         prop_assert_eq!(router.poll_deliver(), Some(whole));
         prop_assert_eq!(router.poll_deliver(), None);
-        prop_assert_eq!(status.handshakes, 1);
+        prop_assert_eq!(status.handshakes(), 1);
     }
 }

@@ -7,8 +7,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use fed_mesh::{
-    DropReason, Event, HANDSHAKES_PER_SECOND, Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PrivateKey,
-    PublicKey, RELAY_BURST, Router,
+    ByPath, DropReason, Event, HANDSHAKES_PER_SECOND, Ipv6Prefix, KEEPALIVE, Path, PathKind,
+    PathTraffic, PeerConfig, PeerStatus, PrivateKey, PublicKey, RELAY_BURST, Router,
 };
 
 use crate::node::{Node, Transmit};
@@ -120,12 +120,19 @@ impl Triangle {
         self.routers[to].handle_datagram(outer(from), &transmit.payload, self.now);
     }
 
+    fn status(&self, node: usize, other: usize) -> PeerStatus {
+        let mut peers = self.routers[node].peers(self.now).into_iter();
+        peers
+            .find(|peer| peer.public_key == self.keys[other])
+            .unwrap()
+    }
+
     fn path(&self, node: usize, other: usize) -> Option<Path> {
-        let peers = self.routers[node].peers(self.now);
-        let peer = peers
-            .iter()
-            .find(|peer| peer.public_key == self.keys[other]);
-        peer.unwrap().path
+        self.status(node, other).path
+    }
+
+    fn counts(&self, node: usize, other: usize) -> ByPath {
+        self.status(node, other).by_path
     }
 
     fn send(&mut self, from: usize, to: usize, payload: &[u8]) {
@@ -149,14 +156,48 @@ fn what_a_relay_passes_on_it_cannot_read_and_does_not_keep() {
     let [frame]: [Vec<u8>; 1] = std::mem::take(&mut triangle.at_relay).try_into().unwrap();
     assert_eq!(frame.len(), HEADER + 32 + 40 + secret.len());
     assert!(!frame.windows(8).any(|window| window == [0x5a; 8]));
-    let relayed = triangle.routers[RELAY].peers(triangle.now);
-    let relayed = relayed
-        .iter()
-        .find(|peer| peer.public_key == triangle.keys[ALICE]);
-    assert!(relayed.unwrap().relayed.bytes >= frame.len() as u64);
+    let relayed = triangle.status(RELAY, ALICE).relayed;
+    assert!(relayed.bytes >= frame.len() as u64);
     triangle.send(BOB, ALICE, b"back");
     triangle.pump();
     assert_eq!(triangle.delivered(ALICE), [packet(BOB, ALICE, b"back")]);
+}
+
+#[test]
+fn what_goes_by_each_kind_of_path_is_counted_apart() {
+    let mut triangle = Triangle::connected();
+    for direct_is_open in [false, true] {
+        if direct_is_open {
+            triangle.cut.clear();
+            triangle.run(KEEPALIVE + Duration::from_secs(1));
+        }
+        for (node, other) in [(ALICE, BOB), (BOB, ALICE)] {
+            let (here, there) = (triangle.counts(node, other), triangle.counts(other, node));
+            let relayed = here.get(PathKind::Relayed);
+            assert!(relayed.sent.packets > 0 && relayed.sent.bytes > relayed.sent.packets);
+            assert_eq!(relayed.sent, there.get(PathKind::Relayed).received);
+            assert!(relayed.handshakes > 0);
+            let direct = here.get(PathKind::Direct);
+            assert!(direct.sent.packets > 0, "it is tried");
+            assert_eq!(direct.received.packets > 0, direct_is_open);
+            assert_eq!(here.get(PathKind::Bridged), PathTraffic::default());
+        }
+    }
+}
+
+#[test]
+fn a_frame_in_the_name_of_nobody_is_not_looked_into() {
+    let mut triangle = Triangle::connected();
+    triangle.send(ALICE, BOB, b"to Bob");
+    let mut frame = triangle.routers[ALICE].poll_transmit().unwrap().payload;
+    frame[10] ^= 1;
+    let now = triangle.now;
+    triangle.routers[BOB].handle_datagram(outer(RELAY), &frame, now);
+    assert_eq!(
+        triangle.routers[BOB].drops().get(DropReason::UnknownPeer),
+        1
+    );
+    assert!(triangle.delivered(BOB).is_empty());
 }
 
 #[test]

@@ -3,12 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use fed_mesh::{
-    Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, PeerConfig, Protocol, PublicKey,
-    Refusal, Router, Session, SetPeersError,
+    Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, Origin, PeerConfig, Protocol,
+    PublicKey, Refusal, Router, Session, SetPeersError,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ impl Protocol for Plain {
         PlainSession(self.0)
     }
 
-    fn address(&self, _from: IpAddr, datagram: &[u8], _now: Instant) -> Result<Addressee, Refusal> {
+    fn address(&self, _from: Origin, datagram: &[u8], _now: Instant) -> Result<Addressee, Refusal> {
         let key = datagram.first_chunk();
         key.map(|key| Addressee::Key(PublicKey::from_bytes(*key)))
             .ok_or(Refusal::Drop(DropReason::MalformedOuter))

@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use fed_mesh::{
-    Addressee, Content, DropReason, Opened, Protocol, PublicKey, Refusal, Session, Tick,
+    Addressee, Content, DropReason, Opened, Origin, Protocol, PublicKey, Refusal, Session, Tick,
 };
 
 // The timers of the WireGuard paper, section 6.1.
@@ -48,7 +47,7 @@ impl Protocol for Toy {
         }
     }
 
-    fn address(&self, _from: IpAddr, datagram: &[u8], _now: Instant) -> Result<Addressee, Refusal> {
+    fn address(&self, _from: Origin, datagram: &[u8], _now: Instant) -> Result<Addressee, Refusal> {
         let malformed = Refusal::Drop(DropReason::MalformedOuter);
         let mut reader = Reader(datagram);
         match reader.take() {

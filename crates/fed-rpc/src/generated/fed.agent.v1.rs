@@ -209,6 +209,25 @@ pub struct PeerState {
     /// Packets dropped on the way to or from the peer, by reason.
     #[prost(map = "string, uint64", tag = "11")]
     pub drops: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// What went by each kind of path: "direct", "tls", "relayed". One by which
+    /// nothing went is absent.
+    #[prost(map = "string, message", tag = "18")]
+    pub paths: ::std::collections::HashMap<::prost::alloc::string::String, PathTraffic>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PathTraffic {
+    /// UDP payload, in bytes.
+    #[prost(uint64, tag = "1")]
+    pub received_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub sent_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub received_datagrams: u64,
+    #[prost(uint64, tag = "4")]
+    pub sent_datagrams: u64,
+    /// Handshakes that were completed by this kind of path.
+    #[prost(uint64, tag = "5")]
+    pub handshakes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {

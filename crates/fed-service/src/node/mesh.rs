@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use fed_core::{FederationId, Member, MemberId, Peer};
 use fed_mesh::{
-    Drops, Ipv6Prefix, KEEPALIVE, Path, PeerConfig, PeerStatus, PrivateKey, PublicKey, Router,
+    ByPath, Drops, Ipv6Prefix, KEEPALIVE, Path, PathKind, PeerConfig, PeerStatus, PrivateKey,
+    PublicKey, Router,
 };
 use fed_rpc::Fingerprint;
 use fed_tun::{Driver, Handle};
 
 use super::bridge::Bridges;
-use super::protocol::{MeshReport, PeerReport, Ready};
+use super::protocol::{MeshReport, PathReport, PeerReport, Ready};
 
 /// A member's subnet is a /64.
 const SUBNET_LEN: u8 = 64;
@@ -267,9 +268,10 @@ fn peer_report(name: String, peer: &PeerStatus) -> PeerReport {
         relay: None,
         path_mtu: u32::try_from(peer.path_mtu).unwrap_or(u32::MAX),
         round_trip_microseconds: peer.rtt.map(microseconds),
-        handshakes: peer.handshakes,
-        received_bytes: peer.received_bytes,
-        sent_bytes: peer.sent_bytes,
+        handshakes: peer.handshakes(),
+        received_bytes: peer.received_bytes(),
+        sent_bytes: peer.sent_bytes(),
+        paths: path_reports(&peer.by_path),
         received_packets: peer.inner_received.packets,
         sent_packets: peer.inner_sent.packets,
         relayed_packets: peer.relayed.packets,
@@ -278,6 +280,26 @@ fn peer_report(name: String, peer: &PeerStatus) -> PeerReport {
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect(),
     }
+}
+
+fn path_reports(by_path: &ByPath) -> BTreeMap<String, PathReport> {
+    let used = by_path.iter().filter_map(|(kind, went)| {
+        let name = match kind {
+            PathKind::Direct => "direct",
+            // Nothing but TLS is bridged.
+            PathKind::Bridged => "tls",
+            PathKind::Relayed => "relayed",
+        };
+        let report = PathReport {
+            received_bytes: went.received.bytes,
+            sent_bytes: went.sent.bytes,
+            received_datagrams: went.received.packets,
+            sent_datagrams: went.sent.packets,
+            handshakes: went.handshakes,
+        };
+        (report != PathReport::default()).then(|| (name.to_owned(), report))
+    });
+    used.collect()
 }
 
 /// What was dropped, by the reason's name.

@@ -23,6 +23,8 @@ pub use client::{NodeClient, NodeError, NodeEvents, SpawnError, Supervision, spa
 pub use failure::RunError;
 #[cfg(feature = "fuzzing")]
 pub(crate) use protocol::Request;
-pub use protocol::{GatewayInfo, MeshReport, NodeEvent, PeerReport, ProcessRequest, Ready, Report};
+pub use protocol::{
+    GatewayInfo, MeshReport, NodeEvent, PathReport, PeerReport, ProcessRequest, Ready, Report,
+};
 pub use serve::run;
 pub use spec::{NodeFolder, NodeSpec};

@@ -106,10 +106,13 @@ pub struct PeerReport {
     pub round_trip_microseconds: Option<u64>,
     /// Handshakes completed.
     pub handshakes: u64,
-    /// Bytes received from it over UDP.
+    /// Bytes received from it, by whatever path.
     pub received_bytes: u64,
-    /// Bytes sent to it over UDP.
+    /// Bytes sent to it, by whatever path.
     pub sent_bytes: u64,
+    /// What went by each of [`PathReport::KINDS`]. One by which nothing went is absent.
+    #[serde(default)]
+    pub paths: BTreeMap<String, PathReport>,
     /// Packets received from it inside the tunnel.
     pub received_packets: u64,
     /// Packets sent to it inside the tunnel.
@@ -122,6 +125,26 @@ pub struct PeerReport {
     pub relayed_bytes: u64,
     /// Packets dropped on the way to or from it, by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// What went to and from a peer by one kind of path, in bytes of UDP payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathReport {
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Datagrams received.
+    pub received_datagrams: u64,
+    /// Datagrams sent.
+    pub sent_datagrams: u64,
+    /// Handshakes that were completed by this kind of path.
+    pub handshakes: u64,
+}
+
+impl PathReport {
+    /// The kinds of paths, the best first: UDP straight to the peer, TLS, and by way of a relay.
+    pub const KINDS: [&str; 3] = ["direct", "tls", "relayed"];
 }
 
 impl PeerReport {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::report::{MemberReport, Status};
-use crate::node::PeerReport;
+use crate::node::{PathReport, PeerReport};
 
 /// The labels of one value.
 type Labels<'a> = Vec<(&'a str, &'a str)>;
@@ -17,17 +17,38 @@ struct Metric {
     value: fn(&PeerReport) -> Option<f64>,
 }
 
-const METRICS: [Metric; 10] = [
-    counter(
+/// A metric of one kind of path of a tunnel: its name, what it is, and its value.
+type PathMetric = (&'static str, &'static str, fn(&PathReport) -> u64);
+
+const PATH_METRICS: [PathMetric; 5] = [
+    (
         "fed_mesh_received_bytes_total",
         "UDP payload received from the peer.",
-        |peer| Some(whole(peer.received_bytes)),
+        |path| path.received_bytes,
     ),
-    counter(
+    (
         "fed_mesh_sent_bytes_total",
         "UDP payload sent to the peer.",
-        |peer| Some(whole(peer.sent_bytes)),
+        |path| path.sent_bytes,
     ),
+    (
+        "fed_mesh_received_datagrams_total",
+        "Authentic datagrams received from the peer.",
+        |path| path.received_datagrams,
+    ),
+    (
+        "fed_mesh_sent_datagrams_total",
+        "Datagrams sent to the peer.",
+        |path| path.sent_datagrams,
+    ),
+    (
+        "fed_mesh_handshakes_total",
+        "Handshakes completed with the peer.",
+        |path| path.handshakes,
+    ),
+];
+
+const METRICS: [Metric; 7] = [
     counter(
         "fed_mesh_received_packets_total",
         "Packets received from the peer inside the tunnel.",
@@ -37,11 +58,6 @@ const METRICS: [Metric; 10] = [
         "fed_mesh_sent_packets_total",
         "Packets sent to the peer inside the tunnel.",
         |peer| Some(whole(peer.sent_packets)),
-    ),
-    counter(
-        "fed_mesh_handshakes_total",
-        "Handshakes completed with the peer.",
-        |peer| Some(whole(peer.handshakes)),
     ),
     counter(
         "fed_mesh_relayed_packets_total",
@@ -118,13 +134,30 @@ pub fn metrics<'a>(federations: impl IntoIterator<Item = &'a Status>) -> String 
             }
         }
     }
-    paths(&mut text, &members);
+    by_path(&mut text, &members);
+    direct(&mut text, &members);
     drops(&mut text, &members);
     workers(&mut text, &members);
     text
 }
 
-fn paths(text: &mut String, members: &[(&str, &MemberReport)]) {
+fn by_path(text: &mut String, members: &[(&str, &MemberReport)]) {
+    for (name, help, value) in PATH_METRICS {
+        head(text, name, "counter", help);
+        for (federation, member) in members {
+            for peer in &member.peers {
+                for kind in PathReport::KINDS {
+                    let went = peer.paths.get(kind).copied().unwrap_or_default();
+                    let mut labels = tunnel(federation, &member.name, &peer.name);
+                    labels.push(("path", kind));
+                    sample(text, name, &labels, whole(value(&went)));
+                }
+            }
+        }
+    }
+}
+
+fn direct(text: &mut String, members: &[(&str, &MemberReport)]) {
     const NAME: &str = "fed_mesh_direct";
     let help = "1 where packets reach the peer straight over UDP, else 0; path is direct, tls, \
                 relayed (by the member relay) or none.";
@@ -234,6 +267,13 @@ mod tests {
 
     #[test]
     fn the_text_format() {
+        let relayed = PathReport {
+            received_bytes: 10,
+            sent_bytes: 20,
+            received_datagrams: 1,
+            sent_datagrams: 2,
+            handshakes: 2,
+        };
         let peer = PeerReport {
             name: "ecmwf".into(),
             endpoint: None,
@@ -245,6 +285,7 @@ mod tests {
             handshakes: 2,
             received_bytes: 10,
             sent_bytes: 20,
+            paths: BTreeMap::from([("relayed".to_owned(), relayed)]),
             received_packets: 3,
             sent_packets: 4,
             heard_seconds_ago: Some(7),
@@ -284,7 +325,10 @@ mod tests {
         let text = metrics([&status]);
         for line in [
             "# TYPE fed_mesh_received_bytes_total counter",
-            r#"fed_mesh_received_bytes_total{federation="fed",member="operator",peer="ecmwf"} 10"#,
+            r#"fed_mesh_received_bytes_total{federation="fed",member="operator",peer="ecmwf",path="relayed"} 10"#,
+            r#"fed_mesh_received_bytes_total{federation="fed",member="operator",peer="ecmwf",path="direct"} 0"#,
+            r#"fed_mesh_sent_datagrams_total{federation="fed",member="operator",peer="ecmwf",path="relayed"} 2"#,
+            r#"fed_mesh_handshakes_total{federation="fed",member="operator",peer="ecmwf",path="relayed"} 2"#,
             r#"fed_mesh_round_trip_seconds{federation="fed",member="operator",peer="ecmwf"} 0.08125"#,
             r#"fed_mesh_relayed_packets_total{federation="fed",member="operator",peer="ecmwf"} 6"#,
             r#"fed_mesh_relayed_bytes_total{federation="fed",member="operator",peer="ecmwf"} 60"#,
@@ -303,6 +347,6 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("# TYPE"))
             .count();
-        assert_eq!(heads, METRICS.len() + 3);
+        assert_eq!(heads, METRICS.len() + PATH_METRICS.len() + 3);
     }
 }
