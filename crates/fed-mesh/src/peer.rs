@@ -5,21 +5,19 @@ use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use crate::config::{FOLLOW_HOLD, TELL_EVERY};
 use crate::control::Control;
-use crate::frame::{self, RouterId};
+use crate::frame::RouterId;
 use crate::links::Links;
-use crate::paths::{Paths, Sign};
+use crate::paths::Paths;
 use crate::told::Told;
 use crate::width::{Width, overhead};
 use crate::{
-    ByPath, Content, DropReason, Drops, Event, OVERHEAD, Opened, Output, Path, PeerConfig,
-    PeerStatus, PublicKey, QUEUE_PACKETS, ROOM_MIN, SILENT_AFTER, Session, TimeoutReason, Traffic,
+    ByPath, DropReason, Drops, Event, Output, Path, PeerConfig, PeerStatus, PublicKey,
+    SILENT_AFTER, Session, TimeoutReason, Traffic,
 };
 
-/// So many addresses are remembered from which a peer has sent: by IPv4 and IPv6, before and after
-/// it moved. No more are noted in [`FOLLOW_HOLD`], whatever the peer sends from.
-const HEARD_AT_MAX: usize = 4;
+mod hearing;
+mod sending;
 
 /// What a peer knows of the router that it belongs to, at one moment.
 #[derive(Clone, Copy)]
@@ -136,129 +134,6 @@ impl<S: Session> Peer<S> {
         self.width.mtu()
     }
 
-    /// Sends an inner packet, or keeps it for after the handshake.
-    pub(crate) fn send_inner(&mut self, packet: &[u8], ctx: Context<'_>, out: &mut Output) {
-        self.width.sent(packet.len());
-        if self.queue.is_empty()
-            && let Some(path) = self.paths.towards()
-            && self.seal(packet, path, ctx, out)
-        {
-            self.paths.sent(false, ctx.now);
-            self.counters.inner_sent.add(packet.len());
-            return;
-        }
-        if !self.is_reachable(ctx) {
-            self.count_drop(DropReason::NoEndpoint, 1);
-            return;
-        }
-        if self.queue.len() == QUEUE_PACKETS {
-            self.queue.pop_front();
-            self.count_drop(DropReason::QueueFull, 1);
-        }
-        self.queue.push_back(packet.to_vec());
-        self.settle(ctx, out);
-    }
-
-    /// Takes in a datagram that came by `path`, and returns the length of the inner packet that it
-    /// may have held, which is then at the head of the output's room for packets.
-    pub(crate) fn receive(
-        &mut self,
-        path: Path,
-        datagram: &[u8],
-        ctx: Context<'_>,
-        out: &mut Output,
-    ) -> Option<usize> {
-        let now = ctx.now;
-        let room = out.packet_room(datagram.len().max(ROOM_MIN));
-        let Opened { content, completed } = match self.session.open(datagram, room, now) {
-            Ok(opened) => opened,
-            Err(reason) => {
-                self.count_drop(reason, 1);
-                return None;
-            }
-        };
-        let control = match content {
-            Content::Inner(length) => Control::read(out.next_packet(length)),
-            Content::Malformed | Content::Keepalive | Content::Reply(_) | Content::Cookie => None,
-        };
-        let sign = match (&content, control) {
-            (Content::Cookie, _) => None,
-            (Content::Reply(_), _) if completed => Some(Sign::Answer),
-            (Content::Reply(_), _) | (_, Some(_)) => Some(Sign::Try),
-            (Content::Inner(_) | Content::Malformed | Content::Keepalive, None) => Some(Sign::Word),
-        };
-        if let Some(sign) = sign {
-            self.hear(path, sign, path.overhead() + datagram.len(), ctx, out);
-        }
-        if completed {
-            self.complete(path, ctx, out);
-        }
-        let inner = match content {
-            Content::Inner(_) if control.is_some() => None,
-            Content::Inner(length) => Some(length),
-            Content::Reply(reply) => {
-                self.transmit(&reply, path, ctx, out);
-                None
-            }
-            Content::Malformed => {
-                self.count_drop(DropReason::MalformedDecrypted, 1);
-                None
-            }
-            Content::Keepalive | Content::Cookie => None,
-        };
-        if let Some(control) = control {
-            self.obey(control, path, ctx, out);
-        }
-        if completed || (self.session.is_ready() && self.paths.is_worth(path, now)) {
-            self.ping(path, ctx, out);
-        }
-        if !self.queue.is_empty() {
-            if self.session.is_ready() {
-                out.waiting = true;
-            } else {
-                self.initiate(ctx, out);
-            }
-        }
-        self.publish(ctx);
-        inner
-    }
-
-    fn complete(&mut self, path: Path, ctx: Context<'_>, out: &mut Output) {
-        self.handshake = Some(ctx.now);
-        self.counters.by_path.of(path.kind()).handshakes += 1;
-        self.paths.connected(ctx.now);
-        self.width.wake(ctx.now);
-        let recent = |at: Instant| ctx.now.saturating_duration_since(at) < TELL_EVERY;
-        if !self.handshake_told.is_some_and(recent) {
-            self.handshake_told = Some(ctx.now);
-            out.events.push_back(Event::HandshakeCompleted {
-                peer: self.config.public_key,
-                path,
-            });
-        }
-    }
-
-    fn obey(&mut self, control: Control, path: Path, ctx: Context<'_>, out: &mut Output) {
-        self.paths.heard_control();
-        match control {
-            Control::Ping(number) => {
-                // By the way it came. There are keys, or it could not have been read; those to
-                // answer with may still be missing, and then the next ping is answered.
-                self.seal(&Control::Pong(number).packet(), path, ctx, out);
-            }
-            Control::Pong(number) if Width::owns(number) => {
-                let before = self.width.mtu();
-                self.width.answered(number, ctx.now);
-                self.measure(before, ctx, out);
-            }
-            Control::Pong(number) => {
-                if self.paths.pong(number, ctx.now) {
-                    self.moved(ctx, out);
-                }
-            }
-        }
-    }
-
     /// Sends the pings that the width of the path is measured by, where some are due, and tells if
     /// it has changed since it was `before`.
     fn measure(&mut self, before: usize, ctx: Context<'_>, out: &mut Output) {
@@ -284,11 +159,6 @@ impl<S: Session> Peer<S> {
     fn measure_due(&self) -> Option<Instant> {
         let due = self.width.deadline();
         due.filter(|_| self.paths.speaks() && self.paths.current().is_some())
-    }
-
-    /// Counts an inner packet that the router delivered.
-    pub(crate) fn delivered(&mut self, bytes: usize) {
-        self.counters.inner_received.add(bytes);
     }
 
     pub(crate) fn count_drop(&mut self, reason: DropReason, count: usize) {
@@ -404,159 +274,6 @@ impl<S: Session> Peer<S> {
             last_heard: self.heard.map(since),
             unanswered: self.paths.unanswered().map(since),
         }
-    }
-
-    /// Sends what waits, or sees to it that a handshake is under way for it.
-    pub(crate) fn settle(&mut self, ctx: Context<'_>, out: &mut Output) {
-        while let Some(packet) = self.queue.pop_front() {
-            let path = self.paths.towards();
-            if !path.is_some_and(|path| self.seal(&packet, path, ctx, out)) {
-                self.queue.push_front(packet);
-                self.initiate(ctx, out);
-                return;
-            }
-            self.paths.sent(false, ctx.now);
-            self.counters.inner_sent.add(packet.len());
-        }
-    }
-
-    /// Starts a handshake, if the peer might be reached and none is under way.
-    pub(crate) fn initiate(&mut self, ctx: Context<'_>, out: &mut Output) {
-        let wanted = self.config.keepalive.is_some() || self.is_reachable(ctx);
-        if wanted && let Some(datagram) = self.session.initiate(ctx.now) {
-            self.paths.call(ctx.now);
-            self.speak(&datagram, true, ctx, out);
-        }
-    }
-
-    fn is_reachable(&self, ctx: Context<'_>) -> bool {
-        self.paths.current().is_some()
-            || self.paths.has_candidates()
-            || !ctx.relays(self.config.public_key).is_empty()
-    }
-
-    /// Sends a message of the session by the current path, or by all there are if it asks for an
-    /// answer and the current path gives none.
-    fn speak(&mut self, datagram: &[u8], asks: bool, ctx: Context<'_>, out: &mut Output) {
-        let current = self.paths.current();
-        let targets = if asks && self.paths.is_doubtful() {
-            let relays = ctx.relays(self.config.public_key);
-            self.paths.everywhere(&relays)
-        } else {
-            current.into_iter().collect()
-        };
-        self.send_by(&targets, datagram, ctx, out);
-        if asks && current.is_some() {
-            self.paths.sent(true, ctx.now);
-        }
-    }
-
-    fn send_by(&mut self, paths: &[Path], datagram: &[u8], ctx: Context<'_>, out: &mut Output) {
-        for path in paths {
-            self.transmit(datagram, *path, ctx, out);
-        }
-    }
-
-    /// Asks whether a path works.
-    fn ping(&mut self, path: Path, ctx: Context<'_>, out: &mut Output) {
-        let number = self.paths.ping(path, ctx.now);
-        if self.seal(&Control::Ping(number).packet(), path, ctx, out)
-            && self.paths.current() == Some(path)
-        {
-            self.paths.sent(false, ctx.now);
-        }
-    }
-
-    /// Encrypts a packet into the output, for `path`; `false` while there are no keys.
-    fn seal(&mut self, inner: &[u8], path: Path, ctx: Context<'_>, out: &mut Output) -> bool {
-        let length = (inner.len() + OVERHEAD).max(ROOM_MIN);
-        let room = out.transmit_room(path.overhead() + length);
-        let room = match path {
-            Path::Udp(_) => room,
-            Path::Relay(_) => frame::write(room, self.id, ctx.own),
-        };
-        match self.session.seal(inner, room, ctx.now) {
-            None => false,
-            Some(length) => {
-                self.keep(path.overhead() + length, path, ctx, out);
-                true
-            }
-        }
-    }
-
-    /// Sends a message of the session by `path`.
-    fn transmit(&mut self, message: &[u8], path: Path, ctx: Context<'_>, out: &mut Output) {
-        let length = path.overhead() + message.len();
-        let room = out.transmit_room(length);
-        let room = match path {
-            Path::Udp(_) => room,
-            Path::Relay(_) => frame::write(room, self.id, ctx.own),
-        };
-        room.copy_from_slice(message);
-        self.keep(length, path, ctx, out);
-    }
-
-    /// Keeps what is at the head of the room for datagrams as one for `path`.
-    fn keep(&mut self, length: usize, path: Path, ctx: Context<'_>, out: &mut Output) {
-        let to = match path {
-            Path::Udp(address) => Some(address),
-            Path::Relay(via) => ctx.links().address(via),
-        };
-        let taken = self.paths.current() == Some(path);
-        match to {
-            Some(to) => {
-                out.keep_transmit(to, length);
-                self.counters.by_path.of(path.kind()).sent.add(length);
-                if taken {
-                    self.spoke = ctx.now;
-                }
-            }
-            None => {
-                self.count_drop(DropReason::NoRelay, 1);
-                if taken {
-                    self.paths.broken(ctx.now);
-                }
-            }
-        }
-    }
-
-    /// Notes an authentic datagram of `bytes`.
-    fn hear(&mut self, path: Path, sign: Sign, bytes: usize, ctx: Context<'_>, out: &mut Output) {
-        let peer = self.config.public_key;
-        self.counters.by_path.of(path.kind()).received.add(bytes);
-        if self.silent {
-            self.silent = false;
-            out.events.push_back(Event::PeerReturned {
-                peer,
-                silence: self.silence(ctx.now),
-            });
-        }
-        self.heard = Some(ctx.now);
-        if let Path::Udp(at) = path {
-            self.note(at, ctx);
-        }
-        if self.paths.hear(path, sign, ctx.now) {
-            self.moved(ctx, out);
-        }
-    }
-
-    /// Remembers where the peer was heard, unless it is somewhere else each time.
-    fn note(&mut self, at: SocketAddr, ctx: Context<'_>) {
-        if self.heard_at.iter().any(|(known, _)| *known == at) {
-            return;
-        }
-        if self.heard_at.len() == HEARD_AT_MAX {
-            let oldest = self.heard_at.back();
-            let recent = |since: Instant| ctx.now.saturating_duration_since(since) < FOLLOW_HOLD;
-            if oldest.is_some_and(|(_, since)| recent(*since)) {
-                return;
-            }
-            self.heard_at.pop_back();
-        }
-        self.heard_at.push_front((at, ctx.now));
-        let addresses: Vec<_> = self.heard_at.iter().map(|(at, _)| *at).collect();
-        let mut links = ctx.links.write().unwrap_or_else(PoisonError::into_inner);
-        links.set_heard(self.config.public_key, &addresses);
     }
 
     /// Another path is taken, whose width is measured anew.
