@@ -368,6 +368,13 @@ impl Paths {
         match (seek.why, seek.round) {
             (Why::Upgrade, _) => self.straight(),
             (Why::Doubt, 0) => self.current.into_iter().collect(),
+            // Of a message that comes by several ways a peer answers the first alone, and the way
+            // back of that one may be dead.
+            (Why::Call, round) if round > 0 && round.is_multiple_of(2) => {
+                let mut targets = self.everywhere(relays);
+                keep_family(&mut targets, round.is_multiple_of(4));
+                targets
+            }
             (Why::Call | Why::Doubt, _) => self.everywhere(relays),
         }
     }
@@ -466,15 +473,39 @@ impl Paths {
     }
 }
 
-/// The first of the candidates, each once; nothing can be sent to port 0.
+/// Leaves out the addresses of the other family, where there are both.
+fn keep_family(targets: &mut Vec<Path>, ipv6: bool) {
+    let is_other = |path: &Path| path.address().is_some_and(|at| at.is_ipv6() != ipv6);
+    let straight = |path: &&Path| path.is_direct();
+    if !targets.iter().filter(straight).all(is_other) {
+        targets.retain(|path| !is_other(path));
+    }
+}
+
+/// The first of the candidates, each once; nothing can be sent to port 0. Where there are many, half
+/// of the places are for IPv6 and half for IPv4, as far as there are so many of each.
 fn distinct(candidates: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut known = Vec::new();
     let sendable = candidates.iter().filter(|candidate| candidate.port() != 0);
     for candidate in sendable.copied().map(canonical) {
-        if known.len() < CANDIDATES_MAX && !known.contains(&candidate) {
+        if !known.contains(&candidate) {
             known.push(candidate);
         }
     }
+    let reserved = |ipv6| {
+        let family = known.iter().filter(|at| at.is_ipv6() == ipv6);
+        family.count().min(CANDIDATES_MAX / 2)
+    };
+    let (mut ipv4, mut ipv6) = (
+        CANDIDATES_MAX - reserved(true),
+        CANDIDATES_MAX - reserved(false),
+    );
+    known.retain(|at| {
+        let places = if at.is_ipv6() { &mut ipv6 } else { &mut ipv4 };
+        let left = places.checked_sub(1);
+        *places = left.unwrap_or_default();
+        left.is_some()
+    });
     known
 }
 

@@ -1,5 +1,5 @@
-//! The packet path of a node on real TUN devices: with every lack of an offload, and over a path
-//! that narrows or is bad, and with a stock WireGuard.
+//! The packet path of a node on real TUN devices: with every lack of an offload, over a path that
+//! narrows or is bad, where IPv4 or IPv6 is dead, and with a stock WireGuard.
 //!
 //! Without the usual test harness, whose threads forbid entering a user namespace. As there, words
 //! on the command line select tests by a part of their name.
@@ -7,9 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
+mod families;
 mod stock;
 
 use fed_testkit::wan::{Cut, LinkSpec};
@@ -39,6 +41,14 @@ const TESTS: &[(&str, fn())] = &[
     }),
     ("a_stream_follows_its_path", a_stream_follows_its_path),
     ("a_stream_outlives_a_bad_path", a_stream_outlives_a_bad_path),
+    (
+        "one_live_family_of_addresses_is_enough",
+        families::one_that_lives_is_enough,
+    ),
+    (
+        "a_stream_outlives_its_family_of_addresses",
+        families::a_stream_outlives_its_own,
+    ),
     (
         "a_stock_wireguard_is_a_peer_like_others",
         a_stock_wireguard_is_a_peer_like_others,
@@ -365,6 +375,11 @@ struct Node {
 
 impl Node {
     fn start(host: &Host, number: u8, mtu: u16, switches: &[&str]) -> Self {
+        let listen = SocketAddr::from((host.addr4(), 0));
+        Self::start_at(listen, host, number, mtu, switches)
+    }
+
+    fn start_at(listen: SocketAddr, host: &Host, number: u8, mtu: u16, switches: &[&str]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut child = host
             .command(env!("CARGO_BIN_EXE_mesh-peer"))
@@ -374,7 +389,7 @@ impl Node {
                 "--mtu",
                 &mtu.to_string(),
             ])
-            .args(["--listen", &format!("{}:0", host.addr4()), "--scratch"])
+            .args(["--listen", &listen.to_string(), "--scratch"])
             .arg(scratch.path())
             .args(switches)
             .stdin(Stdio::piped())
@@ -418,7 +433,11 @@ impl Node {
 
     /// Waits until its path to the other has this MTU.
     fn await_path_mtu(&mut self, mtu: usize) {
-        let expected = format!("{{\"path_mtu\":{mtu}}}\n");
+        self.await_line(&format!("{{\"path_mtu\":{mtu}}}\n"));
+    }
+
+    /// Waits until it says this.
+    fn await_line(&mut self, expected: &str) {
         let mut line = String::new();
         while line != expected {
             line.clear();

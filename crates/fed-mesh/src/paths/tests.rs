@@ -1,3 +1,5 @@
+use std::net::Ipv6Addr;
+
 use super::*;
 
 fn at(port: u16) -> Path {
@@ -103,4 +105,23 @@ fn who_tries_from_another_port_each_time_is_asked_for_a_bounded_number() {
     assert_eq!(asked(start), PINGS);
     assert_eq!(asked(start + SEEK_EVERY / 2), 0);
     assert_eq!(asked(start + SEEK_EVERY), PINGS);
+}
+
+#[test]
+fn however_many_addresses_there_are_of_one_family_the_other_is_tried() {
+    let v4 = |host| SocketAddr::from(([192, 0, 2, host], 1));
+    let v6 = |host| SocketAddr::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host).into(), 1);
+    let half = CANDIDATES_MAX / 2;
+    let v4s: Vec<_> = (0..20).map(v4).collect();
+    let v6s: Vec<_> = (0..20).map(v6).collect();
+    for [many, few] in [[&v4s, &v6s], [&v6s, &v4s]] {
+        // How many there are of the other family, and how many of those are tried.
+        for (there, tried) in [(0, 0), (1, 1), (half, half), (half + 1, half), (20, half)] {
+            let candidates = [&many[..], &few[..there]].concat();
+            let expected = [&many[..CANDIDATES_MAX - tried], &few[..tried]].concat();
+            assert_eq!(Paths::new(true, &candidates).candidates, expected);
+        }
+    }
+    let twice = [v4(1), v6(1), v4(1), v6(1)];
+    assert_eq!(Paths::new(true, &twice).candidates, twice[..2]);
 }

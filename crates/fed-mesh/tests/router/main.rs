@@ -2,6 +2,7 @@
 //! routers in memory.
 
 mod crowd;
+mod families;
 mod hostile;
 #[path = "../sim/node.rs"]
 mod node;

@@ -23,7 +23,7 @@ const SUBNET_LEN: u8 = 64;
 /// So long peers are tried by UDP, straight and relayed, before they are by TCP.
 const UDP_PATIENCE: Duration = Duration::from_secs(4);
 
-/// So many of the host's own addresses are told.
+/// So many of the host's own addresses are told, of IPv4 and IPv6 half each where there are both.
 const OWN_ADDRESSES: usize = 4;
 
 /// Opens the UDP socket of the mesh, for IPv4 and IPv6 where the host has it.
@@ -47,8 +47,14 @@ fn own_addresses() -> Vec<IpAddr> {
         let v4 = address.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|at| IpAddr::V6(at.ip())))
     });
-    let mut own: Vec<IpAddr> = addresses.filter(is_routable).collect();
-    own.truncate(OWN_ADDRESSES);
+    told_of(addresses.filter(is_routable))
+}
+
+fn told_of(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let (mut own, mut ipv6): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv4);
+    own.truncate(OWN_ADDRESSES - ipv6.len().min(OWN_ADDRESSES / 2));
+    ipv6.truncate(OWN_ADDRESSES - own.len());
+    own.extend(ipv6);
     own
 }
 
@@ -318,4 +324,26 @@ async fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, String> {
         return Err(wrong("no address".to_owned()));
     }
     Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_addresses_of_one_family_leave_room_for_the_other() {
+        let v4s = (1..10).map(|host| IpAddr::V4(Ipv4Addr::new(192, 0, 2, host)));
+        let v6s = (1..10).map(|host| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host)));
+        for (v4, v6, told) in [
+            (9, 1, (3, 1)),
+            (1, 9, (1, 3)),
+            (9, 9, (2, 2)),
+            (9, 0, (4, 0)),
+            (1, 1, (1, 1)),
+        ] {
+            let of = |v4, v6| v4s.clone().take(v4).chain(v6s.clone().take(v6));
+            let expected: Vec<_> = of(told.0, told.1).collect();
+            assert_eq!(told_of(of(v4, v6)), expected);
+        }
+    }
 }

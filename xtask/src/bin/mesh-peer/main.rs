@@ -2,10 +2,11 @@
 //! with nothing around them.
 //!
 //! It prints a line `{"public_key", "port", "pid"}`, where `pid` is the first process of the
-//! sandbox, and reads lines `PUBLIC_KEY ENDPOINT PREFIX…`, one for each peer, which count from an empty line on.
-//! Whenever a path is found to be wider or narrower it prints a line `{"path_mtu"}`. It ends when its
-//! standard input does, and prints a line `{"losses", "offloads"}` then: what the path lost, and which
-//! offloads are in use.
+//! sandbox, and reads lines `PUBLIC_KEY ENDPOINT[,ENDPOINT…] PREFIX…`, one for each peer, which count
+//! from an empty line on. Whenever another address of a peer is sent to it prints a line `{"path"}`, and
+//! whenever a path is found to be wider or narrower a line `{"path_mtu"}`. It ends when its standard
+//! input does, and prints a line `{"losses", "offloads"}` then: what the path lost, and which offloads
+//! are in use.
 
 #![expect(clippy::print_stdout, reason = "its output is read by the benchmark")]
 
@@ -110,11 +111,15 @@ async fn serve(arguments: &Arguments, udp: UdpSocket, sandbox: fed_sandbox::Sand
     let mut events = handle.events()?;
     tokio::spawn(async move {
         while let Ok(event) = events.recv().await {
-            if let Event::PathMtuChanged { mtu, .. } = event {
-                let line = serde_json::json!({ "path_mtu": mtu });
-                // Nobody needs to listen.
-                let _ = writeln!(std::io::stdout(), "{line}");
-            }
+            let line = match event {
+                Event::PathMtuChanged { mtu, .. } => serde_json::json!({ "path_mtu": mtu }),
+                Event::PathChanged { to, .. } => serde_json::json!({ "path": to.address() }),
+                Event::HandshakeCompleted { .. }
+                | Event::PeerSilent { .. }
+                | Event::PeerReturned { .. } => continue,
+            };
+            // Nobody needs to listen.
+            let _ = writeln!(std::io::stdout(), "{line}");
         }
     });
     // Reading blocks, and nothing tells when it would not.
@@ -155,13 +160,14 @@ async fn serve(arguments: &Arguments, udp: UdpSocket, sandbox: fed_sandbox::Sand
 /// A peer from its line.
 fn peer(line: &str) -> Result<PeerConfig> {
     let mut words = line.split_whitespace();
-    let (Some(key), Some(endpoint)) = (words.next(), words.next()) else {
-        bail!("{line:?} is no peer: `PUBLIC_KEY ENDPOINT PREFIX...`");
+    let (Some(key), Some(endpoints)) = (words.next(), words.next()) else {
+        bail!("{line:?} is no peer: `PUBLIC_KEY ENDPOINT[,ENDPOINT...] PREFIX...`");
     };
+    let endpoints = endpoints.split(',').map(str::parse);
     let prefixes = words.map(|word| word.parse().map_err(anyhow::Error::from));
     Ok(PeerConfig {
         public_key: key.parse()?,
-        endpoints: vec![endpoint.parse()?],
+        endpoints: endpoints.collect::<Result<_, _>>()?,
         allowed_ips: prefixes.collect::<Result<_>>()?,
         keepalive: Some(KEEPALIVE),
     })
