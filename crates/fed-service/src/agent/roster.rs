@@ -37,7 +37,7 @@ pub struct Operator {
     /// The key that they were enrolled with, if this one has replaced it since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<String>,
-    /// The keys that came between that one and this one, the latest last.
+    /// The keys that came between that one and this one, by their latest use, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub between: Vec<String>,
     /// When this key ceases to count, in seconds since 1970, if another has replaced it.
@@ -64,7 +64,8 @@ impl Operator {
         self.first.as_deref().unwrap_or(&self.fingerprint)
     }
 
-    /// Their keys, the latest first: what a site writes of one holds for those that follow.
+    /// Their keys, the latest first (one that was used again stands there twice): what a site writes
+    /// of one holds for those that follow.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         let earlier = self.between.iter().rev().map(String::as_str);
         let first = self.first.as_deref();
@@ -78,24 +79,32 @@ impl Operator {
         self.keys().any(|own| own == key)
     }
 
-    /// The keys that come before `next`, without the first.
+    /// The keys that come before `next`, by their latest use. The first is among them only if it was
+    /// used again.
     ///
     /// # Errors
     /// [`RosterError::TooMany`].
-    fn before(&self, next: &str, known: Option<&Self>) -> Result<Vec<String>, RosterError> {
-        let known = known.map_or(&[][..], |known| &known.between);
+    fn before(&self, next: &str) -> Result<Vec<String>, RosterError> {
         let mut keys: Vec<String> = Vec::new();
-        for key in self.between.iter().chain([&self.fingerprint]).chain(known) {
-            if key != self.id() && key != next && !keys.contains(key) {
-                keys.push(key.clone());
+        for key in self.keys() {
+            if key != next && !keys.iter().any(|later| later == key) {
+                keys.push(key.to_owned());
             }
         }
+        keys.pop_if(|oldest| oldest == self.id());
+        keys.reverse();
         if keys.len() > BETWEEN_MAX {
             return Err(RosterError::TooMany {
                 operator: self.name.clone(),
             });
         }
         Ok(keys)
+    }
+
+    fn removed(&self) -> RosterError {
+        RosterError::Removed {
+            operator: self.name.clone(),
+        }
     }
 
     fn replaced(&self) -> RosterError {
@@ -111,6 +120,15 @@ struct Pending {
     /// What the operator is called, if the site has chosen it.
     #[serde(default)]
     operator: Option<String>,
+}
+
+/// The key of an operator that no other has replaced, of those that count.
+///
+/// There are two after a change that was cut off: then it is the one that knows more keys.
+pub(super) fn present<'a>(operators: &'a [Operator], id: &str) -> Option<&'a Operator> {
+    let own = operators.iter().filter(|operator| operator.id() == id);
+    own.filter(|operator| operator.until.is_none())
+        .max_by_key(|operator| operator.keys().count())
 }
 
 /// A key that counted once.
@@ -392,12 +410,13 @@ impl Roster {
         if operator.until.is_some() && !counts {
             return Err(operator.replaced());
         }
+        let present = self.present(operator)?;
         let new_key = Operator {
             fingerprint: new.to_string(),
             first: Some(operator.id().to_owned()).filter(|first| *first != new.to_string()),
-            between: operator.before(&new.to_string(), known.as_ref())?,
+            between: present.before(&new.to_string())?,
             until: None,
-            ..operator.clone()
+            ..present
         };
         // The new one first: between the writes all of them count.
         state::write_json(&file(&self.operators, new), &new_key)?;
@@ -413,11 +432,29 @@ impl Roster {
         Ok(())
     }
 
+    /// The operator by the key that no other has replaced, whichever they call with: limits are those
+    /// of this one.
+    ///
+    /// # Errors
+    /// [`RosterError::Removed`], or that a file cannot be read which may be theirs.
+    pub(super) fn present(&self, operator: &Operator) -> Result<Operator, RosterError> {
+        let (mut operators, mut unreadable) = (Vec::new(), None);
+        for name in state::entries(&self.operators)? {
+            match state::read_json::<Operator>(&self.operators.join(name)) {
+                Ok(operator) => operators.extend(operator),
+                Err(error) => unreadable = Some(error),
+            }
+        }
+        match (present(&operators, operator.id()), unreadable) {
+            (Some(present), _) => Ok(present.clone()),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Err(operator.removed()),
+        }
+    }
+
     /// What is written down of an operator's key now.
     fn still(&self, operator: &Operator) -> Result<Operator, RosterError> {
-        let removed = || RosterError::Removed {
-            operator: operator.name.clone(),
-        };
+        let removed = || operator.removed();
         let key: Fingerprint = operator.fingerprint.parse().map_err(|_| removed())?;
         let written = state::read_json::<Operator>(&file(&self.operators, &key))?;
         written

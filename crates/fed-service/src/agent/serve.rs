@@ -23,7 +23,7 @@ use super::desk::{self, Asked, Reply};
 use super::dialling::Dialling;
 use super::keys::{Announced, KeyError, Keys, unusable};
 use super::registry::Registry;
-use super::roster::Roster;
+use super::roster::{self, Roster};
 use super::service::Service;
 use super::site::Site;
 use crate::control;
@@ -152,8 +152,7 @@ pub async fn run(
     let known = roster.operators()?;
     registry.adopt(|id| {
         let site = site.borrow();
-        let operator = known.iter().find(|operator| operator.id() == id);
-        let limits = operator.map(|operator| site.limits(operator));
+        let limits = roster::present(&known, id).map(|operator| site.limits(operator));
         site.host(&limits.unwrap_or_default())
     })?;
     let ending = CancellationToken::new();

@@ -15,6 +15,7 @@ use super::account::Reservation;
 use super::audit::Audit;
 use super::federation::{Call, Crew, Federation, Happening, Record};
 use super::keys::Announced;
+use super::policy::Limits;
 use super::registry::Registry;
 use super::roster::{Operator, Roster, RosterError, unix_seconds};
 use super::site::Site;
@@ -47,6 +48,12 @@ impl Service {
     fn next_fingerprint(&self) -> String {
         let announced = *self.announced.borrow();
         announced.map_or_else(String::new, |announced| announced.fingerprint.to_string())
+    }
+
+    /// What an operator may have, whichever of their keys they call with.
+    fn limits(&self, site: &Site, operator: &Operator) -> Answer<Limits> {
+        let present = self.roster.present(operator).map_err(refused)?;
+        Ok(site.limits(&present))
     }
 
     fn federation(&self, operator: &Operator, id: &str) -> Answer<(FederationId, Federation)> {
@@ -96,7 +103,7 @@ impl Service {
 
     pub(super) async fn describe(&self, operator: &Operator) -> Answer<v1::DescribeReply> {
         let site = self.site();
-        let limits = site.limits(operator);
+        let limits = self.limits(&site, operator)?;
         let host = site.host(&limits);
         let inspection = host.interpreter.inspect().await;
         let inspection =
@@ -119,7 +126,7 @@ impl Service {
         message: v1::PrepareRequest,
     ) -> Answer<v1::PrepareReply> {
         let site = self.site();
-        let limits = site.limits(operator);
+        let limits = self.limits(&site, operator)?;
         let record = record(message, operator).map_err(invalid)?;
         let allowance = site.allowance(operator, &limits);
         allowance.lease(record.lease)?;
@@ -214,7 +221,7 @@ impl Service {
         sizes: &[(PoolName, u32)],
     ) -> Answer<Reservation> {
         let site = self.site();
-        let limits = site.limits(operator);
+        let limits = self.limits(&site, operator)?;
         let allowance = site.allowance(operator, &limits);
         self.registry.accounts.reserve(id, sizes, &allowance)
     }
@@ -256,7 +263,7 @@ impl Service {
     ) -> Answer<v1::RenewReply> {
         let (id, federation) = self.federation(operator, &message.federation)?;
         let site = self.site();
-        let limits = site.limits(operator);
+        let limits = self.limits(&site, operator)?;
         let (age, lease) = self.registry.life(id);
         site.allowance(operator, &limits).renewal(age, lease)?;
         let lease = federation.call(Call::Renew).await?;

@@ -37,11 +37,17 @@ impl Drop for Site {
 
 impl Site {
     async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// Starts one with more lines in its agent.toml.
+    async fn with(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         Identity::load_or_create(&state.join("identity/agent.pem"), "ecmwf").unwrap();
         let path = folder.path().join("agent.toml");
         let text = "name = \"ecmwf\"\naddress = \"agent.example:4788\"\nlisten = \"127.0.0.1:0\"\n";
+        let text = format!("{text}{more}");
         std::fs::write(&path, text).unwrap();
         let file = ConfigFile {
             path,
@@ -256,6 +262,39 @@ async fn an_operator_changes_the_key_and_the_old_one_ends() {
     let refused = site.connect(&old).await;
     assert!(matches!(refused, Err(ConnectError::Refused { .. })));
     after.describe(v1::DescribeRequest {}).await.unwrap();
+}
+
+/// A site that reads of one key only, the present one, writes its limits for that.
+#[tokio::test]
+async fn limits_of_the_present_key_hold_for_the_old_one() {
+    let new = Identity::generate("new").unwrap();
+    let limits = format!(
+        "[[pool]]\nname = \"ecmwf\"\nworkers = 4\n\
+         [[operator]]\nfingerprint = \"{}\"\nworkers = 1\nlease = \"1m\"\n",
+        new.fingerprint()
+    );
+    let site = Site::with(&limits).await;
+    let old = site.enrol("alice").await;
+    let Connected {
+        mut agent, binding, ..
+    } = site.bound(&old).await.unwrap();
+    let most = async |agent: &mut AgentClient<Channel>| {
+        let described = agent.describe(v1::DescribeRequest {}).await.unwrap();
+        described.into_inner().pools[0].max_workers
+    };
+    assert_eq!(most(&mut agent).await, 4);
+    agent.rotate(rotation(&new, 3600, &binding)).await.unwrap();
+    assert_eq!(most(&mut agent).await, 1);
+    let prepare = v1::PrepareRequest {
+        federation: "ab12cd34ef".to_owned(),
+        name: "default".to_owned(),
+        site_number: 1,
+        members: Vec::new(),
+        lease_seconds: 600,
+    };
+    let refused = refusal(agent.prepare(prepare).await);
+    assert_eq!(refused.reason, Reason::Exhausted, "{refused:?}");
+    assert!(refused.message.contains("(lease)"), "{refused:?}");
 }
 
 /// Who holds an invitation, even one with a name, and knows somebody's certificate, gets nothing.

@@ -332,13 +332,71 @@ fn no_key_is_forgotten() {
         between: (1..BETWEEN_MAX).map(own).collect(),
         ..Operator::new("alice", &own(BETWEEN_MAX), 0)
     };
-    alice.between = alice.before("SHA256:next", None).unwrap();
+    alice.between = alice.before("SHA256:next").unwrap();
     alice.fingerprint = "SHA256:next".to_owned();
     assert!((0..=BETWEEN_MAX).all(|number| alice.goes_by(&own(number))));
-    let refused = alice.before("SHA256:another", None);
+    let refused = alice.before("SHA256:another");
     assert!(matches!(refused, Err(RosterError::TooMany { operator }) if operator == "alice"));
     // Saying again what counts already is no change.
-    assert_eq!(alice.before("SHA256:next", None).unwrap(), alice.between);
+    assert_eq!(alice.before("SHA256:next").unwrap(), alice.between);
+}
+
+#[test]
+fn keys_come_by_their_latest_use() {
+    let (_folder, roster) = roster();
+    let mut now = enrolled(&roster, 1, 2, "alice");
+    let mut order = |next, expected: &[u8]| {
+        roster
+            .rotate(&now, &key(next), unix_seconds() + HOUR)
+            .unwrap();
+        now = roster.present(&now).unwrap();
+        assert_eq!(now.fingerprint, key(next).to_string());
+        let mut keys: Vec<&str> = Vec::new();
+        for key in now.keys() {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let expected: Vec<String> = expected.iter().map(|own| key(*own).to_string()).collect();
+        assert_eq!(keys, expected);
+        assert_eq!(now.id(), key(2).to_string());
+    };
+    order(3, &[3, 2]);
+    // Back to the first, and on from there: the second is the oldest then.
+    order(2, &[2, 3]);
+    order(4, &[4, 2, 3]);
+    order(3, &[3, 4, 2]);
+    order(5, &[5, 3, 4, 2]);
+    order(5, &[5, 3, 4, 2]);
+}
+
+#[test]
+fn an_old_key_goes_by_what_is_written_of_the_present_one() {
+    let (folder, roster) = roster();
+    let alice = enrolled(&roster, 1, 2, "alice");
+    let bob = enrolled(&roster, 4, 5, "bob");
+    roster
+        .rotate(&alice, &key(3), unix_seconds() + HOUR)
+        .unwrap();
+    let Role::Operator(old) = roster.role(&key(2)) else {
+        panic!("refused");
+    };
+    let present = roster.present(&old).unwrap();
+    assert_eq!(present.fingerprint, key(3).to_string());
+    let known = roster.operators().unwrap();
+    assert_eq!(super::present(&known, alice.id()), Some(&present));
+    // A change that was cut off before the old key was told: both count, and the new one more.
+    state::write_json(&file(&roster.operators, &key(2)), &alice).unwrap();
+    assert_eq!(roster.present(&alice).unwrap(), present);
+    // What is wrong with another's file is no matter; with one's own it is told.
+    let damage = |number| std::fs::write(file(&roster.operators, &key(number)), "{").unwrap();
+    damage(5);
+    assert_eq!(roster.present(&old).unwrap(), present);
+    let error = roster.present(&bob).unwrap_err().to_string();
+    assert!(error.contains(".json:1"), "{error}");
+    std::fs::remove_dir_all(folder.path().join("state/operators")).unwrap();
+    let removed = roster.present(&old);
+    assert!(matches!(removed, Err(RosterError::Removed { operator }) if operator == "alice"));
 }
 
 #[test]
