@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::inbound::Inbound;
-use super::reach;
 use super::report::{Step, Untold};
 use super::scheduler;
 use super::site::{SiteClient, SiteError};
@@ -25,7 +24,7 @@ use crate::node::{self, GatewayInfo, MeshReport, NodeClient, NodeSpec, Supervisi
 use crate::python::{self, Interpreter};
 
 /// How often a state that somebody else changes is looked at.
-const POLL: Duration = Duration::from_millis(50);
+pub(super) const POLL: Duration = Duration::from_millis(50);
 
 /// What a task brought about.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ pub(super) enum Outcome {
 }
 
 /// Why an action failed.
-enum Trouble {
+pub(super) enum Trouble {
     /// What went wrong where it is carried out.
     Own(String),
     /// Which members do not reach one another, whoever noticed.
@@ -183,7 +182,7 @@ impl Driver {
         Ok(Outcome::Event(event))
     }
 
-    fn plan(&self) -> Result<&Plan, String> {
+    pub(super) fn plan(&self) -> Result<&Plan, String> {
         self.plan
             .as_deref()
             .ok_or_else(|| "there is no plan yet".to_owned())
@@ -297,52 +296,6 @@ impl Driver {
             .map_err(|error| error.to_string())
     }
 
-    /// Waits until a member has shaken hands with all its peers.
-    async fn await_peers(&self, member: MemberId) -> Result<(), Trouble> {
-        let started = Instant::now();
-        loop {
-            let peers = self.mesh(member).await?.peers;
-            if peers.len() + 1 < self.plan()?.members().len() {
-                let message = "its node has lost its peers; `fed logs` may show why";
-                return Err(message.to_owned().into());
-            }
-            let missing: Vec<String> = peers
-                .iter()
-                .filter(|peer| peer.handshake_seconds_ago.is_none())
-                .map(|peer| peer.name.clone())
-                .collect();
-            if missing.is_empty() {
-                return Ok(());
-            }
-            if started.elapsed() > Leases::REACH {
-                return Err(self.unreached(&missing).await);
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Says why a member has not reached some of its peers: all members are asked whom they hear.
-    async fn unreached(&self, missing: &[String]) -> Trouble {
-        let members = self.plan().map(Plan::members).unwrap_or_default();
-        let asked = members.into_iter().map(async |member| {
-            let mesh = tokio::time::timeout(Leases::CONNECT, self.mesh(member.id)).await;
-            // What cannot be asked is told by the others.
-            Some((member.name, mesh.ok()?.ok()?.peers))
-        });
-        let reports = futures::future::join_all(asked).await.into_iter().flatten();
-        reach::blocked(&reports.collect()).map_or_else(
-            || {
-                Trouble::Own(format!(
-                    "no WireGuard handshake with {} in {} s, although datagrams pass; `fed logs` \
-                     may show why",
-                    missing.join(", "),
-                    Leases::REACH.as_secs()
-                ))
-            },
-            Trouble::Blocked,
-        )
-    }
-
     async fn start_workers(&self, member: MemberId) -> Result<Vec<String>, String> {
         let plan = self.plan()?;
         let site = plan.sites.iter().find(|site| site.member == member);
@@ -372,34 +325,6 @@ impl Driver {
             .collect();
         let removed = scheduler::remove_workers(gateway, &pools).await;
         removed.map_err(|error| error.to_string())
-    }
-
-    async fn await_workers(&self, names: &[String]) -> Result<(), String> {
-        let gateway = self.gateway.as_ref().ok_or("the gateway is not open")?;
-        let started = Instant::now();
-        loop {
-            let pools = scheduler::workers(gateway)
-                .await
-                .map_err(|error| self.with_scheduler_log(error.to_string()))?;
-            let known = |name: &String| pools.values().flatten().any(|worker| worker.name == *name);
-            let missing: Vec<&str> = names
-                .iter()
-                .filter(|name| !known(name))
-                .map(String::as_str)
-                .collect();
-            if missing.is_empty() {
-                return Ok(());
-            }
-            if started.elapsed() > Leases::REGISTER {
-                return Err(format!(
-                    "workers {} did not register with the scheduler in {} s; `fed logs` shows \
-                     what they wrote",
-                    missing.join(", "),
-                    Leases::REGISTER.as_secs()
-                ));
-            }
-            tokio::time::sleep(POLL).await;
-        }
     }
 
     /// Ends a member's part, unless it cannot be told.

@@ -4,6 +4,7 @@
 //! answers on a control socket; [`OperatorState`] is everything an operator keeps on disk;
 //! [`enrol`] redeems an invitation; [`Running`] talks to a federation that is up.
 
+mod awaited;
 mod client;
 mod driver;
 mod end;
