@@ -168,7 +168,6 @@ impl Shared {
 
     fn tell(&self, out: &mut Output) {
         while let Some(event) = out.poll_event() {
-            log(&event);
             // Nobody needs to listen.
             drop(self.events.send(event));
         }
@@ -319,27 +318,6 @@ fn inbound(shared: &Shared) -> io::Result<()> {
         out.clear();
         if waiting {
             shared.change(&mut out, |router, out| router.send_waiting(now, out));
-        }
-    }
-}
-
-fn log(event: &Event) {
-    match event {
-        Event::HandshakeCompleted { peer, path } => {
-            tracing::info!(%peer, %path, "handshake completed");
-        }
-        Event::PathChanged { peer, from, to } => {
-            let from = from.map(|path| path.to_string());
-            tracing::info!(%peer, from, %to, "another path is taken to the peer");
-        }
-        Event::PeerSilent { peer, silence } => {
-            tracing::info!(%peer, seconds = silence.as_secs(), "peer is silent");
-        }
-        Event::PathMtuChanged { peer, mtu } => {
-            tracing::info!(%peer, mtu, "path MTU changed");
-        }
-        Event::PeerReturned { peer, silence } => {
-            tracing::info!(%peer, seconds = silence.as_secs(), "peer is heard again");
         }
     }
 }

@@ -15,6 +15,7 @@ use fed_rpc::Fingerprint;
 use fed_tun::{Driver, Handle};
 
 use super::bridge::Bridges;
+use super::news::News;
 use super::protocol::{MeshReport, PathReport, PeerReport, Ready};
 
 /// A member's subnet is a /64.
@@ -80,6 +81,7 @@ pub(super) struct Mesh {
     bridges: Bridges,
     bridged: BTreeMap<MemberId, SocketAddr>,
     handle: Handle,
+    news: News,
     ready: Ready,
 }
 
@@ -114,6 +116,7 @@ impl Mesh {
             connected: None,
             bridges,
             bridged: BTreeMap::new(),
+            news: News::new(handle.events().map_err(io::Error::other)?),
             handle,
             ready,
         })
@@ -179,9 +182,19 @@ impl Mesh {
         set.map_err(|error| error.to_string())
     }
 
-    /// Opens bridges to peers that are not reached by UDP, straight or relayed. To be called about
-    /// once a second.
-    pub(super) async fn look_after_bridges(&mut self) {
+    /// Writes what has happened to the log, and opens bridges where they are wanted. To be called
+    /// about once a second.
+    pub(super) async fn tend(&mut self) {
+        let (keys, names) = (&self.keys, &self.names);
+        self.news.log(|peer| match member_of(keys, peer) {
+            Some(member) => name(names, member),
+            None => peer.to_string(),
+        });
+        self.look_after_bridges().await;
+    }
+
+    /// Opens bridges to peers that are not reached by UDP, straight or relayed.
+    async fn look_after_bridges(&mut self) {
         if self.connected.is_none_or(|at| at.elapsed() < UDP_PATIENCE) {
             return;
         }
@@ -215,12 +228,12 @@ impl Mesh {
         let peers = self.keys.iter().filter_map(|(member, key)| {
             let peer = status.peers.iter().find(|peer| peer.public_key == *key)?;
             let relay = match peer.path {
-                Some(Path::Relay(relay)) => self.member_of(relay),
+                Some(Path::Relay(relay)) => member_of(&self.keys, relay),
                 Some(Path::Udp(_)) | None => None,
             };
             Some(PeerReport {
-                relay: relay.map(|relay| self.name(relay)),
-                ..peer_report(self.name(*member), peer)
+                relay: relay.map(|relay| name(&self.names, relay)),
+                ..peer_report(name(&self.names, *member), peer)
             })
         });
         let lost = status.losses.named().into_iter();
@@ -231,17 +244,6 @@ impl Mesh {
                 .map(|(reason, count)| (reason.to_owned(), count))
                 .collect(),
         }
-    }
-
-    fn name(&self, member: MemberId) -> String {
-        let name = self.names.get(&member).cloned();
-        name.unwrap_or_else(|| format!("{member:?}"))
-    }
-
-    fn member_of(&self, key: PublicKey) -> Option<MemberId> {
-        let mut keys = self.keys.iter();
-        keys.find(|(_, other)| **other == key)
-            .map(|(member, _)| *member)
     }
 
     /// Returns why routing has ended by itself, when it does.
@@ -259,6 +261,17 @@ impl Mesh {
     pub(super) async fn stop(self) {
         self.handle.stop().await;
     }
+}
+
+fn name(names: &BTreeMap<MemberId, String>, member: MemberId) -> String {
+    let name = names.get(&member).cloned();
+    name.unwrap_or_else(|| format!("{member:?}"))
+}
+
+fn member_of(keys: &BTreeMap<MemberId, PublicKey>, key: PublicKey) -> Option<MemberId> {
+    let mut keys = keys.iter();
+    keys.find(|(_, other)| **other == key)
+        .map(|(member, _)| *member)
 }
 
 fn peer_report(name: String, peer: &PeerStatus) -> PeerReport {

@@ -10,6 +10,7 @@ mod failure;
 mod gate;
 pub(crate) mod log;
 mod mesh;
+mod news;
 mod protocol;
 mod reach;
 mod room;

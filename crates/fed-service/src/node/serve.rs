@@ -173,7 +173,7 @@ impl Node {
                     warn!("the lease has lapsed: nobody renewed it");
                     break;
                 }
-                _ = looks.tick() => self.mesh.look_after_bridges().await,
+                _ = looks.tick() => self.mesh.tend().await,
                 () = &mut orphaned => break,
                 reason = &mut broken => {
                     warn!(reason, "the mesh has ended");
