@@ -33,7 +33,8 @@ pub struct Offloads {
     pub tun: bool,
     /// It does so with packets of UDP too, if it does with those of TCP. Needs Linux 6.2.
     pub tun_udp: bool,
-    /// UDP datagrams are sent many at a time (`UDP_SEGMENT`).
+    /// UDP datagrams are sent many at a time (`UDP_SEGMENT`). Where the way to a destination passes
+    /// no such, those to it are sent one by one for ten minutes; where many do not, those to all.
     pub udp_send: bool,
     /// UDP datagrams are received many at a time (`UDP_GRO`).
     pub udp_receive: bool,

@@ -38,7 +38,7 @@ pub struct Status {
     pub drops: Drops,
     /// What was lost between the router and the kernel.
     pub losses: Losses,
-    /// What is left to the kernel. Whatever it has refused is not asked for again.
+    /// What is left to the kernel. What the TUN has refused is not asked for again.
     pub offloads: Offloads,
 }
 

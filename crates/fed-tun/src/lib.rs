@@ -18,6 +18,7 @@ mod handle;
 mod header;
 mod join;
 mod losses;
+mod refusals;
 #[cfg(test)]
 mod segments;
 mod split;

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use fed_mesh::{Output, Train};
 use nix::libc;
@@ -11,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
 use crate::losses::Counters;
+use crate::refusals::{Extent, RETRY, Refusals};
 
 /// Room asked of the kernel for datagrams that wait, in bytes; it may grant less.
 const SOCKET_BUFFER: usize = 4 << 20;
@@ -40,10 +41,12 @@ const JOINED: usize = 16_384;
 pub(crate) struct Udp {
     socket: UdpSocket,
     state: UdpSocketState,
-    /// How many datagrams to send in one call. Quinn's own count is of no use: whatever datagram is
-    /// refused with EINVAL or EIO, even one that was sent by itself, it takes for a lack of
-    /// segmentation and counts 1 for good.
-    together: AtomicUsize,
+    /// How many datagrams to send in one call, as the kernel said at the start. Quinn's own count is
+    /// of no use later: whatever datagram is refused with EINVAL or EIO, even one that was sent by
+    /// itself, it takes for a lack of segmentation and counts 1 for good.
+    together: usize,
+    /// Where to send one by one nevertheless.
+    refusals: Refusals,
     /// Whether several are received joined to one.
     joining: bool,
     /// Whether the socket speaks IPv6, and so wants IPv4 addresses in their mapped form.
@@ -86,20 +89,21 @@ impl Udp {
         }
         Ok(Self {
             ipv6: socket.local_addr()?.is_ipv6(),
-            together: AtomicUsize::new(if segmentation {
+            together: if segmentation {
                 state.max_gso_segments()
             } else {
                 1
-            }),
+            },
+            refusals: Refusals::default(),
             joining,
             state,
             socket,
         })
     }
 
-    /// Whether several datagrams are sent in one call.
+    /// Whether several datagrams are sent in one call, to some destinations at least.
     pub(crate) fn sends_together(&self) -> bool {
-        self.together.load(Ordering::Relaxed) > 1
+        self.together > 1 && !self.refusals.concern_all(Instant::now())
     }
 
     /// Whether several datagrams are received joined to one.
@@ -109,7 +113,17 @@ impl Udp {
 
     /// The trains of `output`, as long as this socket sends them in one call.
     pub(crate) fn trains<'o>(&self, output: &'o Output) -> impl Iterator<Item = Train<'o>> {
-        output.trains(self.together.load(Ordering::Relaxed), TRAIN_BYTES)
+        let trains = output.trains(self.together, TRAIN_BYTES);
+        trains.flat_map(|train| {
+            let singly =
+                train.datagrams() > 1 && self.refusals.concern(train.to.ip(), Instant::now);
+            let length = if singly {
+                train.segment
+            } else {
+                train.bytes.len()
+            };
+            pieces(train, length)
+        })
     }
 
     /// Sends a train, or counts what the kernel refuses.
@@ -118,10 +132,8 @@ impl Udp {
             Ok(()) => Sent::Done,
             Err(error) if error.kind() == ErrorKind::WouldBlock => Sent::Full,
             Err(error) if train.datagrams() > 1 => {
-                let gone = self.send_singly(train, losses);
-                if gone && is_for_want_of_segmentation(&error) {
-                    tracing::info!(%error, "datagrams do not go many at a time; they go one by one");
-                    self.together.store(1, Ordering::Relaxed);
+                if self.send_singly(train, losses) && !is_for_want_of_memory(&error) {
+                    self.note_refusal(train.to, &error);
                 }
                 Sent::Done
             }
@@ -132,19 +144,32 @@ impl Udp {
         }
     }
 
+    /// Remembers that trains do not go to `to`.
+    fn note_refusal(&self, to: SocketAddr, error: &io::Error) {
+        let seconds = RETRY.as_secs();
+        match self.refusals.add(to.ip(), Instant::now()) {
+            Extent::One => tracing::info!(
+                %to, %error, seconds, "datagrams do not go there many at a time; they go one by one"
+            ),
+            Extent::All => tracing::info!(
+                %error, seconds, "datagrams go to many places one by one; they all do now"
+            ),
+        }
+    }
+
     /// Sends the datagrams of a train that was refused, each by itself; whether they could go, so
     /// that it was refused for being a train. A kernel gives the same error for one whose datagrams
     /// cannot go at all, because of their length or where they are to go: that says nothing about
     /// other trains.
     fn send_singly(&self, train: Train<'_>, losses: &Counters) -> bool {
         let (mut sent, mut refused) = (false, false);
-        for bytes in train.bytes.chunks(train.segment) {
-            match self.try_send(Train { bytes, ..train }) {
+        for datagram in pieces(train, train.segment) {
+            match self.try_send(datagram) {
                 Ok(()) => sent = true,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => losses.udp_full.add(1),
                 Err(error) => {
                     refused = true;
-                    count_refusal(&error, train, losses);
+                    count_refusal(&error, datagram, losses);
                 }
             }
         }
@@ -218,9 +243,15 @@ fn state(socket: &UdpSocket, joining: bool) -> io::Result<(UdpSocketState, bool)
     Ok((state, joins))
 }
 
-/// Whether an error may mean that the kernel, or the device on the way, does not cut trains.
-fn is_for_want_of_segmentation(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO))
+/// The same in pieces of `length` bytes, a multiple of its segments'.
+fn pieces(train: Train<'_>, length: usize) -> impl Iterator<Item = Train<'_>> {
+    let pieces = train.bytes.chunks(length.max(1));
+    pieces.map(move |bytes| Train { bytes, ..train })
+}
+
+/// Whether an error says nothing about the train, and may not come again.
+fn is_for_want_of_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 fn is_too_long(error: &io::Error) -> bool {

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use fed_testkit::{Host, Lab};
 
-use crate::{ECHO_BY_LINE, Node, Server};
+use crate::{ECHO_BY_LINE, Node, Server, firewall};
 
 const MTU: u16 = 1280;
 
@@ -160,17 +160,11 @@ fn drop_incoming(host: &Host, family: Family) {
 /// Has a hook of the host's drop the UDP of a family, and nothing else any longer.
 fn filter(host: &Host, hook: &str, family: Family) {
     let protocol = family.protocol();
-    let rules = format!(
-        "table inet edge\ndelete table inet edge\ntable inet edge {{\nchain only {{\n\
-         type filter hook {hook} priority filter; policy accept;\n\
-         meta nfproto {protocol} meta l4proto udp drop\n}}\n}}\n"
+    let chain = format!(
+        "chain only {{\ntype filter hook {hook} priority filter; policy accept;\n\
+         meta nfproto {protocol} meta l4proto udp drop\n}}"
     );
-    let mut nft = host.command("/usr/sbin/nft");
-    let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    let mut input = nft.stdin.take().unwrap();
-    input.write_all(rules.as_bytes()).unwrap();
-    drop(input);
-    assert!(nft.wait().unwrap().success(), "nft refuses {rules}");
+    firewall::put(host, &chain);
 }
 
 /// Leaves a host without addresses and routes of a family.

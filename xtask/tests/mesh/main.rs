@@ -12,6 +12,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 mod families;
+mod firewall;
+mod refusal;
 mod stock;
 
 use fed_testkit::wan::{Cut, LinkSpec};
@@ -36,6 +38,10 @@ const TESTS: &[(&str, fn())] = &[
     ("they_pass_without_offloads_of_udp", || {
         traffic_passes(&["udp-send", "udp-receive"]);
     }),
+    (
+        "a_way_that_passes_none_together_costs_nobody_else",
+        refusal::costs_nobody_else,
+    ),
     ("they_pass_without_any", || {
         traffic_passes(&["tun", "udp-send", "udp-receive"]);
     }),
