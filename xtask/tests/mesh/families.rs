@@ -179,14 +179,14 @@ fn forget_addresses(host: &Host, family: Family) {
 }
 
 /// A stream that is compared.
-struct Client {
+pub(crate) struct Client {
     child: Child,
     input: ChildStdin,
     lines: BufReader<ChildStdout>,
 }
 
 impl Client {
-    fn start(node: &Node, host: &Host) -> Self {
+    pub(crate) fn start(node: &Node, host: &Host) -> Self {
         let mut command = node.python(host, ECHO_BY_LINE);
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = pipes.spawn().unwrap();
@@ -197,17 +197,17 @@ impl Client {
         }
     }
 
-    fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         writeln!(self.input, "now").unwrap();
     }
 
-    fn await_right(&mut self) {
+    pub(crate) fn await_right(&mut self) {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         assert_eq!(line, "right\n");
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         let Self {
             mut child, input, ..
         } = self;

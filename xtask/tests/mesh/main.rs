@@ -14,6 +14,7 @@ use std::time::Duration;
 mod families;
 mod firewall;
 mod refusal;
+mod roaming;
 mod stock;
 
 use fed_testkit::wan::{Cut, LinkSpec};
@@ -47,6 +48,10 @@ const TESTS: &[(&str, fn())] = &[
     }),
     ("a_stream_follows_its_path", a_stream_follows_its_path),
     ("a_stream_outlives_a_bad_path", a_stream_outlives_a_bad_path),
+    (
+        "a_stream_follows_hosts_that_move",
+        roaming::a_stream_follows_its_hosts,
+    ),
     (
         "one_live_family_of_addresses_is_enough",
         families::one_that_lives_is_enough,

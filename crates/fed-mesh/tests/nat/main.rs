@@ -220,6 +220,28 @@ fn a_relay_is_taken_before_a_bridge_is_opened() {
 }
 
 #[test]
+fn a_router_that_is_reached_over_tcp_alone_relays() {
+    for (weather, seed) in [(Weather::CALM, 0), (Weather::FOUL, 1), (Weather::FOUL, 2)] {
+        let mut world = three_with_tcp(weather, seed);
+        // The first has UDP with the third, and nobody but the first reaches the second.
+        world.model.cut.extend([(0, 1), (1, 2)]);
+        world.tcp_cut.insert((1, 2));
+        world.run(seconds(30));
+        let start = world.now;
+        stream(&mut world, seconds(20));
+        assert!(over_tcp(world.path(1, 0)) && over_tcp(world.path(0, 1)));
+        for (from, to) in [(1, 2), (2, 1)] {
+            let relay = Some(Path::Relay(key(0)));
+            assert_eq!(world.path(from, to), relay, "seed {seed}: {from} to {to}");
+        }
+        let arrived = delivered(&world, 1, 2, (start, world.now));
+        // Of 20 a second.
+        let usual = if seed == 0 { 400 } else { 340 };
+        assert!(arrived >= usual, "seed {seed}: {arrived} arrived");
+    }
+}
+
+#[test]
 fn ordinary_loss_neither_opens_bridges_nor_moves_traffic() {
     for seed in 0..10 {
         let lossy = Weather {

@@ -86,6 +86,8 @@ pub(crate) struct World {
     asleep: BTreeSet<usize>,
     gates: Vec<Gate>,
     pub(crate) tcp_passes: bool,
+    /// Pairs between which it does not, the smaller number first.
+    pub(crate) tcp_cut: BTreeSet<(usize, usize)>,
     pub(crate) bridges: Bridges,
     looking: Duration,
     hosts: BTreeMap<Ipv4Addr, usize>,
@@ -117,6 +119,7 @@ impl World {
             asleep: BTreeSet::new(),
             gates: Vec::new(),
             tcp_passes: false,
+            tcp_cut: BTreeSet::new(),
             bridges: Bridges::default(),
             looking: Duration::ZERO,
             hosts: BTreeMap::new(),
@@ -367,11 +370,16 @@ impl World {
                 self.connect(node);
             }
             for peer in self.routers[node].peers(instant) {
-                if peer.is_cut_off() {
-                    self.bridges.open(node, self.node_of(peer.public_key));
+                let other = self.node_of(peer.public_key);
+                if peer.is_cut_off() && !self.is_tcp_cut(node, other) {
+                    self.bridges.open(node, other);
                 }
             }
         }
+    }
+
+    fn is_tcp_cut(&self, one: usize, other: usize) -> bool {
+        self.tcp_cut.contains(&(one.min(other), one.max(other)))
     }
 
     /// The operator collects what routers see of one another, and tells all of it to all.

@@ -256,7 +256,7 @@ fn a_family_that_dies_is_left_within_seconds_and_paths_stay_where_they_are_then(
                 assert!(gap <= LEFT_WITHIN, "{when}: nothing for {gap:?}");
                 dual.check(first.other(), &when);
                 let since = dual.now;
-                // Past a renewal of the session, with the family dead and alive again.
+                // With the family dead, and alive again.
                 for _ in 0..2 {
                     dual.stream(senders, Duration::from_secs(150));
                     dual.dead.clear();
