@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
+import signal
 from typing import TYPE_CHECKING
 
 from tests.e2e import notebook as notebooks
@@ -92,6 +94,32 @@ def test_a_site_whose_disk_is_full(world: World, request: pytest.FixtureRequest)
     before.clean()
     assert _entries(site.host, folder) == set()
     world.up(workers=1)
+    world.fed("down")
+
+
+def test_an_operator_is_removed_though_the_disk_is_full(world: World) -> None:
+    """A removal is the one thing that must not wait until there is room."""
+    site = world.sites["ecmwf"]
+    site.end(signal.SIGTERM)
+    kept = site.folder / "kept"
+    _run(site.host, ["cp", "-a", str(site.state), str(kept)])
+    _make_small(site.host, site.state)
+    _run(site.host, ["cp", "-a", f"{kept}/.", str(site.state)])
+    site.start()
+    world.up(sites=["ecmwf"], workers=1)
+    (operator,) = json.loads(site.run("operators", "--output", "json"))
+    _fill(site.host, site.state)
+    removed = site.host.run(
+        site.command("operators", "remove", operator["name"]),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert removed.returncode == 0, removed.stderr
+    assert "ended 1 federation of theirs" in removed.stderr
+    assert json.loads(site.run("operators", "--output", "json")) == []
+    assert _entries(site.host, site.state / "federations") == set()
+    world.fed(*world.up_arguments("--name", "again", sites=["ecmwf"], workers=1), code=SITE)
     world.fed("down")
 
 

@@ -238,6 +238,7 @@ fn operators(arguments: &Operators) -> anyhow::Result<()> {
                 .try_for_each(|operator| console::data(&line(operator)))
         }
         Some(OperatorsCommand::Remove { operator }) => {
+            console::log("warn");
             let removed = agent::remove_operator(&config.state, operator);
             let removed = runtime()?.block_on(removed)?;
             if arguments.output == Output::Json {

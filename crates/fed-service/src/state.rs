@@ -98,6 +98,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
         file.sync_all()?;
         std::fs::rename(&new, path)
     })();
+    if written.is_err() {
+        // As when the disk is full: a part of it is of no use to anybody.
+        let _ = std::fs::remove_file(&new);
+    }
     written.map_err(StateError::io("write", path))
 }
 
@@ -302,11 +306,11 @@ impl Lock {
             let held = file.metadata().map_err(StateError::io("look at", path))?;
             let there = std::fs::metadata(path);
             if there.is_ok_and(|there| there.ino() == held.ino() && there.dev() == held.dev()) {
+                // It is held without a name too, as when the disk is full.
                 let name = std::process::id().to_string();
-                let named = file
+                let _ = file
                     .set_len(0)
                     .and_then(|()| (&file).write_all(name.as_bytes()));
-                named.map_err(StateError::io("write", path))?;
                 return Ok(Some(Self {
                     path: path.to_owned(),
                     _file: file,

@@ -268,7 +268,7 @@ impl Roster {
     /// If a file cannot be read.
     pub fn operators(&self) -> Result<Vec<Operator>, StateError> {
         let mut operators = Vec::new();
-        for name in state::entries(&self.operators)? {
+        for name in names(&self.operators)? {
             operators.extend(state::read_json::<Operator>(&self.operators.join(name))?);
         }
         let now = unix_seconds();
@@ -279,7 +279,8 @@ impl Roster {
     }
 
     /// Takes an operator off the roster, with all their keys: none of them counts from now on.
-    /// `given` is a name or a fingerprint. Returns the keys.
+    /// `given` is a name or a fingerprint. Returns the keys. It needs no room on the disk: what they
+    /// were is remembered afterwards, if it can be.
     ///
     /// # Errors
     /// [`RosterError::Unknown`], [`RosterError::Ambiguous`], or if a file cannot be changed.
@@ -307,12 +308,19 @@ impl Roster {
             .iter()
             .filter(|operator| ids.contains(operator.id()));
         let keys: Vec<Operator> = keys.cloned().collect();
-        for key in &keys {
-            let Ok(fingerprint) = key.fingerprint.parse() else {
-                continue;
-            };
-            self.retire(&fingerprint, &format!("removed operator {}", key.name))?;
-            state::remove(&file(&self.operators, &fingerprint))?;
+        let parsed = keys.iter().filter_map(|key| key.fingerprint.parse().ok());
+        let fingerprints: Vec<Fingerprint> = parsed.collect();
+        for fingerprint in &fingerprints {
+            state::remove(&file(&self.operators, fingerprint))?;
+        }
+        let what = format!("removed operator {}", keys[0].name);
+        for fingerprint in &fingerprints {
+            if let Err(error) = self.retire(fingerprint, &what) {
+                tracing::warn!(
+                    %error,
+                    "the key {fingerprint} counts no more, but the audit log will call it a stranger's"
+                );
+            }
         }
         Ok(keys)
     }
@@ -439,7 +447,7 @@ impl Roster {
     /// [`RosterError::Removed`], or that a file cannot be read which may be theirs.
     pub(super) fn present(&self, operator: &Operator) -> Result<Operator, RosterError> {
         let (mut operators, mut unreadable) = (Vec::new(), None);
-        for name in state::entries(&self.operators)? {
+        for name in names(&self.operators)? {
             match state::read_json::<Operator>(&self.operators.join(name)) {
                 Ok(operator) => operators.extend(operator),
                 Err(error) => unreadable = Some(error),
@@ -497,7 +505,7 @@ impl Roster {
     pub(super) fn sweep(&self) -> Result<usize, StateError> {
         let _lock = Lock::take(&self.lock)?;
         let (now, mut swept) = (unix_seconds(), 0);
-        for name in state::entries(&self.invitations)? {
+        for name in names(&self.invitations)? {
             let path = self.invitations.join(&name);
             if state::read_json::<Pending>(&path)?.is_some_and(|pending| pending.expires <= now) {
                 self.remember(&name, "expired invitation")?;
@@ -505,7 +513,7 @@ impl Roster {
                 swept += 1;
             }
         }
-        for name in state::entries(&self.operators)? {
+        for name in names(&self.operators)? {
             let path = self.operators.join(&name);
             if let Some(old) = state::read_json::<Operator>(&path)?
                 && old.until.is_some_and(|until| until <= now)
@@ -515,7 +523,7 @@ impl Roster {
                 swept += 1;
             }
         }
-        for name in state::entries(&self.past)? {
+        for name in names(&self.past)? {
             let path = self.past.join(&name);
             let past = state::read_json::<Past>(&path)?;
             if past.is_some_and(|past| past.since + MEMORY.as_secs() <= now) {
@@ -559,6 +567,13 @@ pub(super) fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// Names of the files of keys in a folder: a write that was cut off leaves others.
+fn names(folder: &Path) -> Result<Vec<String>, StateError> {
+    let mut names = state::entries(folder)?;
+    names.retain(|name| name.ends_with(".json"));
+    Ok(names)
 }
 
 fn file(folder: &Path, fingerprint: &Fingerprint) -> PathBuf {

@@ -119,6 +119,21 @@ fn a_removed_operator_is_refused_with_every_key() {
 }
 
 #[test]
+fn a_removal_needs_nothing_to_be_written() {
+    let (folder, roster) = roster();
+    enrolled(&roster, 1, 2, "alice");
+    enrolled(&roster, 3, 4, "bob");
+    // A write that was cut off.
+    let operators = folder.path().join("state/operators");
+    std::fs::write(operators.join("00.json.new-1"), "").unwrap();
+    // Nothing can be remembered where there is no folder.
+    std::fs::remove_dir_all(folder.path().join("state/past-keys")).unwrap();
+    assert_eq!(roster.remove("alice").unwrap().len(), 1);
+    assert!(!roster.admit(&key(2)) && roster.admit(&key(4)));
+    assert_eq!(roster.past(&key(2)), "stranger");
+}
+
+#[test]
 fn of_two_with_one_name_the_key_tells() {
     let (_folder, roster) = roster();
     enrolled(&roster, 1, 2, "alice");
