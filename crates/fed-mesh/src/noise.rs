@@ -12,8 +12,8 @@ use boringtun::x25519;
 
 use crate::throttle::Throttle;
 use crate::{
-    Addressee, Content, DropReason, HANDSHAKES_PER_SECOND, Opened, Origin, PrivateKey, Protocol,
-    PublicKey, ROOM_MIN, Refusal, Session, Tick,
+    Addressee, Content, DropReason, Opened, Origin, PrivateKey, Protocol, PublicKey, ROOM_MIN,
+    Refusal, Session, Tick,
 };
 
 /// boringtun stamps its timers with the time of the last look, and its own device looks this often.
@@ -24,12 +24,13 @@ const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 const DATA: u8 = 4;
 
-/// The length of a MAC of a handshake message, in bytes.
-const MAC: usize = 16;
-
 /// A data message counts up to here (WireGuard paper, section 6.1: Reject-After-Messages). Beyond
 /// it boringtun's replay window would overflow.
 const COUNTER_MAX: u64 = u64::MAX - (1 << 13);
+
+/// So long after it has answered a handshake a router starts none itself: enough for an answer to
+/// come that is already on its way, where round trips take less than twice this.
+const ANSWER_HOLD: Duration = Duration::from_secs(1);
 
 /// boringtun keeps so many sessions of one peer.
 const SESSIONS: usize = 8;
@@ -38,11 +39,12 @@ const SESSIONS: usize = 8;
 pub struct Noise {
     private_key: PrivateKey,
     public_key: x25519::PublicKey,
-    /// Guards the door, for all peers together.
-    limiter: RateLimiter,
-    /// And for each sender that has shown a cookie.
+    /// Guards the door while too many come: asks each for a cookie.
+    strict: RateLimiter,
+    /// Counts those that come, and what each costs that has shown a cookie.
     throttle: Mutex<Throttle>,
-    /// Every `Tunn` insists on a limiter and would count a message again: this one lets all pass.
+    /// Every `Tunn` insists on a limiter and would count a message again: this one lets all pass
+    /// whose first MAC is right.
     unlimited: Arc<RateLimiter>,
 }
 
@@ -52,7 +54,7 @@ impl Noise {
     pub fn new(private_key: PrivateKey) -> Self {
         let public_key = x25519::PublicKey::from(private_key.secret());
         Self {
-            limiter: RateLimiter::new(&public_key, HANDSHAKES_PER_SECOND),
+            strict: RateLimiter::new(&public_key, 0),
             throttle: Mutex::default(),
             unlimited: Arc::new(RateLimiter::new(&public_key, u64::MAX)),
             private_key,
@@ -81,41 +83,39 @@ impl Protocol for Noise {
             tunn,
             ready: false,
             unconfirmed: VecDeque::new(),
+            confirmed: VecDeque::new(),
+            answered: None,
             next_tick: now + TICK,
         }
     }
 
     fn address(&self, from: Origin, datagram: &[u8], now: Instant) -> Result<Addressee, Refusal> {
-        if matches!(datagram.first(), Some(&(INITIATION | RESPONSE))) {
-            // Does something once a second at most.
-            self.limiter.reset_count();
-        }
         if let Some(slot) = slot_of_data(datagram) {
             return Ok(slot);
         }
         let mut challenge = [0; ROOM_MIN];
-        let packet = match self
-            .limiter
-            .verify_packet(Some(from.hop.ip()), datagram, &mut challenge)
-        {
-            Ok(packet) => packet,
-            Err(TunnResult::WriteToNetwork(cookie)) => {
-                return Err(Refusal::Challenge(cookie.to_vec()));
-            }
-            Err(
+        let mut verified = |limiter: &RateLimiter| {
+            let packet = limiter.verify_packet(Some(from.hop.ip()), datagram, &mut challenge);
+            packet.map(|_| ()).map_err(|refusal| match refusal {
+                TunnResult::WriteToNetwork(cookie) => Refusal::Challenge(cookie.to_vec()),
                 TunnResult::Done
                 | TunnResult::Err(_)
                 | TunnResult::WriteToTunnelV4(..)
-                | TunnResult::WriteToTunnelV6(..),
-            ) => return Err(Refusal::Drop(DropReason::MalformedOuter)),
+                | TunnResult::WriteToTunnelV6(..) => Refusal::Drop(DropReason::MalformedOuter),
+            })
         };
-        // Without a cookie it has passed the limit for all together.
-        if shows_cookie(&packet, datagram) {
+        verified(&self.unlimited)?;
+        if matches!(datagram.first(), Some(&(INITIATION | RESPONSE))) {
             let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
-            if !throttle.admits(from, now) {
-                return Err(Refusal::Drop(DropReason::UnderLoad));
+            if throttle.is_crowded(now) {
+                verified(&self.strict)?;
+                if !throttle.admits(from, now) {
+                    return Err(Refusal::Drop(DropReason::UnderLoad));
+                }
             }
         }
+        let packet = Tunn::parse_incoming_packet(datagram)
+            .map_err(|_| Refusal::Drop(DropReason::MalformedOuter))?;
         match packet {
             Packet::HandshakeInit(initiation) => {
                 parse_handshake_anon(self.private_key.secret(), &self.public_key, &initiation)
@@ -127,19 +127,6 @@ impl Protocol for Noise {
             Packet::PacketData(message) => Ok(slot_of(message.receiver_idx)),
         }
     }
-}
-
-/// Whether a handshake message bears a second MAC, which is made from a cookie; it is all zero
-/// without one (WireGuard paper, section 5.4.4).
-fn shows_cookie(packet: &Packet<'_>, datagram: &[u8]) -> bool {
-    let handshake = matches!(
-        packet,
-        Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)
-    );
-    handshake
-        && datagram
-            .last_chunk::<MAC>()
-            .is_some_and(|mac| *mac != [0; MAC])
 }
 
 /// The slot that a data message names, without the checks of the other kinds.
@@ -159,17 +146,39 @@ pub struct NoiseSession {
     tunn: Tunn,
     /// Whether `tunn` has keys to send with; it would queue packets by itself otherwise, uncounted.
     ready: bool,
-    /// Sessions that we answered for, by our index, until the peer is seen to use them.
-    unconfirmed: VecDeque<[u8; 4]>,
+    /// Sessions that we answered for, until the peer is seen to use them.
+    unconfirmed: VecDeque<Answered>,
+    /// The peer's indices of the sessions that both ends hold the keys of.
+    confirmed: VecDeque<Index>,
+    /// When a handshake was last answered that has not been confirmed.
+    answered: Option<Instant>,
     next_tick: Instant,
 }
 
+/// What one end calls a session in the messages that it is to receive.
+type Index = [u8; 4];
+
+/// A session that the peer asked for.
+struct Answered {
+    ours: Index,
+    theirs: Index,
+}
+
 impl NoiseSession {
+    /// Notes that keys may have expired. That boringtun has some does not say that the peer has them:
+    /// it may show a session that was answered for, where the last one was.
     fn refresh(&mut self) {
-        self.ready = self.tunn.time_since_last_handshake().is_some();
+        self.ready &= self.tunn.time_since_last_handshake().is_some();
     }
 
-    fn initiation(&mut self, anew: bool) -> Option<Vec<u8>> {
+    /// Starts a handshake, unless one has just been answered. The peer is about to confirm that one,
+    /// and to answer the one that we may have sent meanwhile, which a new one would make void: two
+    /// that want to send would go on so for ever. (Linux waits after an answer as well.)
+    fn initiation(&mut self, anew: bool, now: Instant) -> Option<Vec<u8>> {
+        let recent = |at: Instant| now.saturating_duration_since(at) < ANSWER_HOLD;
+        if self.answered.is_some_and(recent) {
+            return None;
+        }
         let mut buffer = vec![0; ROOM_MIN];
         let result = self.tunn.format_handshake_initiation(&mut buffer, anew);
         written(&result).map(|length| shortened(buffer, length))
@@ -177,35 +186,44 @@ impl NoiseSession {
 
     /// Notes the reply to a handshake message, and tells whether it completes the handshake: that
     /// to a response does (a keepalive), that to an initiation (a response) is to be confirmed.
-    fn note_reply(&mut self, reply: &[u8]) -> bool {
-        match (
-            reply.first(),
-            reply.get(4..8).and_then(|b| b.try_into().ok()),
-        ) {
-            (Some(&RESPONSE), Some(index)) => {
-                if self.unconfirmed.len() == SESSIONS {
-                    self.unconfirmed.pop_front();
-                }
-                self.unconfirmed.push_back(index);
+    fn note_reply(&mut self, message: &[u8], reply: &[u8], now: Instant) -> bool {
+        let (Some(theirs), Some(ours)) = (index(message), index(reply)) else {
+            return false;
+        };
+        match reply.first() {
+            Some(&RESPONSE) => {
+                push(&mut self.unconfirmed, Answered { ours, theirs });
+                self.answered = Some(now);
                 false
             }
-            (kind, _) => kind == Some(&DATA),
+            Some(&DATA) => {
+                self.complete(theirs);
+                true
+            }
+            Some(_) | None => false,
         }
     }
 
     /// Whether this authentic data is the first of a session that we answered for.
     fn confirms(&mut self, datagram: &[u8]) -> bool {
-        let position = self
-            .unconfirmed
-            .iter()
-            .position(|index| datagram.get(4..8) == Some(index.as_slice()));
-        match position {
-            Some(position) => {
-                self.unconfirmed.drain(..=position);
-                true
-            }
-            None => false,
+        let ours = index(datagram);
+        let mut answered = self.unconfirmed.iter();
+        let Some(position) = answered.position(|answered| Some(answered.ours) == ours) else {
+            return false;
+        };
+        // Those before it have been overtaken.
+        let newer = self.unconfirmed.split_off(position + 1);
+        if let Some(answered) = std::mem::replace(&mut self.unconfirmed, newer).pop_back() {
+            self.complete(answered.theirs);
         }
+        true
+    }
+
+    /// Notes that both ends hold the keys of the session that the peer calls so.
+    fn complete(&mut self, theirs: Index) {
+        push(&mut self.confirmed, theirs);
+        self.answered = None;
+        self.ready = true;
     }
 }
 
@@ -218,22 +236,31 @@ impl Session for NoiseSession {
         if !self.ready {
             return None;
         }
-        written(&self.tunn.encapsulate(inner, room))
+        let length = written(&self.tunn.encapsulate(inner, room))?;
+        let theirs = index(room);
+        // The latest is the usual one.
+        let confirmed = self.confirmed.iter().rev();
+        if !confirmed.copied().any(|index| Some(index) == theirs) {
+            // The peer may not have these keys.
+            self.ready = false;
+            return None;
+        }
+        Some(length)
     }
 
-    fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {
-        self.initiation(false)
+    fn initiate(&mut self, now: Instant) -> Option<Vec<u8>> {
+        self.initiation(false, now)
     }
 
-    fn retry(&mut self, _now: Instant) -> Option<Vec<u8>> {
-        self.initiation(true)
+    fn retry(&mut self, now: Instant) -> Option<Vec<u8>> {
+        self.initiation(true, now)
     }
 
     fn open(
         &mut self,
         datagram: &[u8],
         room: &mut [u8],
-        _now: Instant,
+        now: Instant,
     ) -> Result<Opened, DropReason> {
         let is_data = datagram.first() == Some(&DATA);
         // An empty datagram asks boringtun for something else.
@@ -243,8 +270,7 @@ impl Session for NoiseSession {
         let (length, completed) = match self.tunn.decapsulate(None, datagram, room) {
             TunnResult::WriteToNetwork(reply) => {
                 let reply = reply.to_vec();
-                let completed = self.note_reply(&reply);
-                self.refresh();
+                let completed = self.note_reply(datagram, &reply, now);
                 return Ok(Opened {
                     content: Content::Reply(reply),
                     completed,
@@ -264,9 +290,6 @@ impl Session for NoiseSession {
             }
             TunnResult::Err(error) => return Err(reason(&error, is_data)),
         };
-        if !self.ready || completed {
-            self.refresh();
-        }
         let content = match length {
             None => Content::Malformed,
             Some(0) => Content::Keepalive,
@@ -306,6 +329,19 @@ fn written(result: &TunnResult<'_>) -> Option<usize> {
         | TunnResult::WriteToTunnelV4(..)
         | TunnResult::WriteToTunnelV6(..) => None,
     }
+}
+
+/// The first index in a message: the sender's own in one of a handshake, else the receiver's.
+fn index(message: &[u8]) -> Option<Index> {
+    message.get(4..8)?.try_into().ok()
+}
+
+/// Remembers as many sessions as boringtun does.
+fn push<T>(sessions: &mut VecDeque<T>, session: T) {
+    if sessions.len() == SESSIONS {
+        sessions.pop_front();
+    }
+    sessions.push_back(session);
 }
 
 /// The counter of a data message.
@@ -351,7 +387,130 @@ fn reason(error: &WireGuardError, is_data: bool) -> DropReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::OVERHEAD;
+    use crate::{HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE, OVERHEAD};
+
+    /// Two ends, and what one of them says to the other.
+    struct Ends([NoiseSession; 2]);
+
+    impl Ends {
+        fn new(now: Instant) -> Self {
+            let keys = [(); 2].map(|()| PrivateKey::generate());
+            let session = |own: &PrivateKey, other: &PrivateKey| {
+                Noise::new(own.clone()).session(other.public_key(), 0, now)
+            };
+            Self([session(&keys[0], &keys[1]), session(&keys[1], &keys[0])])
+        }
+
+        fn open(&mut self, end: usize, message: &[u8], now: Instant) -> Opened {
+            let mut room = [0; 2 * ROOM_MIN];
+            self.0[end].open(message, &mut room, now).unwrap()
+        }
+
+        /// The answer of an end to a message.
+        fn answer(&mut self, end: usize, message: &[u8], now: Instant) -> Vec<u8> {
+            match self.open(end, message, now).content {
+                Content::Reply(reply) => reply,
+                other @ (Content::Inner(_)
+                | Content::Malformed
+                | Content::Keepalive
+                | Content::Cookie) => panic!("{other:?}"),
+            }
+        }
+
+        fn seals(&mut self, end: usize, now: Instant) -> bool {
+            let sealed = self.0[end].seal(&[0; 40], &mut [0; ROOM_MIN], now);
+            sealed.is_some()
+        }
+    }
+
+    #[test]
+    fn two_that_call_each_other_at_once_do_not_go_on_for_ever() {
+        let now = Instant::now();
+        let mut ends = Ends::new(now);
+        let calls = [0, 1].map(|end| ends.0[end].initiate(now).unwrap());
+        let answers = [0, 1].map(|end| ends.answer(end, &calls[1 - end], now));
+        for end in [0, 1] {
+            // Both have something to send.
+            assert_eq!(ends.0[end].initiate(now), None);
+            assert_eq!(ends.0[end].retry(now), None);
+            assert!(!ends.seals(end, now));
+        }
+        for end in [0, 1] {
+            let opened = ends.open(end, &answers[1 - end], now);
+            assert!(opened.completed && ends.seals(end, now));
+        }
+        // An answer that is lost is not waited for longer.
+        let mut ends = Ends::new(now);
+        let call = ends.0[0].initiate(now).unwrap();
+        ends.answer(1, &call, now);
+        assert_eq!(ends.0[1].initiate(now + ANSWER_HOLD / 2), None);
+        assert!(ends.0[1].initiate(now + ANSWER_HOLD).is_some());
+    }
+
+    #[test]
+    fn nothing_is_sealed_with_keys_that_the_peer_may_not_have() {
+        let now = Instant::now();
+        for lost in 0..2 * SESSIONS {
+            let mut ends = Ends::new(now);
+            // So many calls are answered, and the answers are lost.
+            for _ in 0..lost {
+                let call = ends.0[0].retry(now).unwrap();
+                ends.answer(1, &call, now);
+                assert!(!ends.seals(1, now), "after {lost} lost answers");
+            }
+            let call = ends.0[0].retry(now).unwrap();
+            let answer = ends.answer(1, &call, now);
+            let keepalive = ends.answer(0, &answer, now);
+            assert!(ends.open(1, &keepalive, now).completed);
+            for end in [0, 1] {
+                let mut room = [0; 2 * ROOM_MIN];
+                // boringtun may still prefer one of the others: then a new handshake is made.
+                if let Some(length) = ends.0[end].seal(&[0x60; 40], &mut room, now) {
+                    let sealed = room[..length].to_vec();
+                    let opened = ends.0[1 - end].open(&sealed, &mut room, now);
+                    assert!(opened.is_ok(), "{lost} lost: {opened:?}");
+                } else {
+                    assert!(!ends.0[end].is_ready());
+                    assert!(ends.0[end].initiate(now).is_some());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_mac_that_nobody_has_checked_costs_its_claimed_source_nothing() {
+        let now = Instant::now();
+        let (own, other) = (PrivateKey::generate(), PrivateKey::generate());
+        let noise = Noise::new(own.clone());
+        let mut session = Noise::new(other).session(own.public_key(), 0, now);
+        let from = Origin {
+            hop: ([192, 0, 2, 1], 51_820).into(),
+            sender: None,
+        };
+        let mut forged = session.retry(now).unwrap();
+        let macs = forged.len() - 16;
+        forged[macs..].fill(1);
+        for _ in 0..HANDSHAKES_PER_SECOND {
+            assert!(noise.address(from, &forged, now).is_ok());
+        }
+        // Now it is checked: a cookie is asked for, once more and again.
+        for _ in 0..2 * HANDSHAKES_PER_SOURCE {
+            let refusal = noise.address(from, &forged, now);
+            assert!(matches!(refusal, Err(Refusal::Challenge(_))), "{refusal:?}");
+        }
+        let Err(Refusal::Challenge(cookie)) = noise.address(from, &forged, now) else {
+            panic!("no cookie");
+        };
+        let mut room = [0; ROOM_MIN];
+        // It is for the message that the peer has sent, of which the first MAC is part.
+        let opened = session.open(&cookie, &mut room, now).unwrap();
+        assert_eq!(opened.content, Content::Cookie);
+        for admitted in 0..2 * HANDSHAKES_PER_SOURCE {
+            let genuine = session.retry(now).unwrap();
+            let told = noise.address(from, &genuine, now);
+            assert_eq!(told.is_ok(), admitted < HANDSHAKES_PER_SOURCE, "{told:?}");
+        }
+    }
 
     #[test]
     fn counters_beyond_the_limit_never_reach_the_replay_window() {

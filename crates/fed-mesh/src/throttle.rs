@@ -1,11 +1,11 @@
-//! A limit on what each source costs.
+//! Limits on what handshakes cost: all together, and those of each source.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::Origin;
-use crate::config::{HANDSHAKES_PER_SOURCE, SOURCES_MAX};
+use crate::config::{HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE, SOURCES_MAX};
 
 /// What a bucket that is full holds: one second's worth.
 const BURST: Duration = Duration::from_secs(1);
@@ -26,9 +26,23 @@ pub(crate) struct Throttle {
     /// When each bucket is full again: this says how many tokens are in it.
     full: HashMap<Origin, Instant>,
     swept: Option<Instant>,
+    /// When the second began in which so many messages have come from all sources together.
+    second: Option<Instant>,
+    seen: u64,
 }
 
 impl Throttle {
+    /// Counts a message; whether there are more than [`HANDSHAKES_PER_SECOND`], so that each is to
+    /// prove its source before it costs more.
+    pub(crate) fn is_crowded(&mut self, now: Instant) -> bool {
+        let this = |second: Instant| now.saturating_duration_since(second) < BURST;
+        if !self.second.is_some_and(this) {
+            (self.second, self.seen) = (Some(now), 0);
+        }
+        self.seen += 1;
+        self.seen > HANDSHAKES_PER_SECOND
+    }
+
     /// Takes a token out of the bucket of a source; whether there was one.
     pub(crate) fn admits(&mut self, from: Origin, now: Instant) -> bool {
         let source = source(from);
