@@ -40,5 +40,5 @@ pub mod v1;
 
 pub use identity::{Fingerprint, Identity};
 pub use invitation::Invitation;
-pub use outgoing::is_address;
+pub use outgoing::{connect, is_address};
 pub use server::PeerIdentity;

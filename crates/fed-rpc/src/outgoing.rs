@@ -2,17 +2,22 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustls::AlertDescription;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::client::Stage;
 use crate::identity::Fingerprint;
 use crate::possession::ChannelBinding;
+
+/// How long after one address of a host the next is tried.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// A connection of which the other end's first bytes lie in the buffer.
 pub(crate) type Greeted = BufReader<TlsStream<TcpStream>>;
@@ -28,8 +33,7 @@ pub(crate) enum OpenError {
     Timeout(Stage),
 }
 
-/// Connects to `host:port`: tries one address after the other, each with its share of the time that
-/// is left.
+/// Connects to `host:port`, by the first of its addresses that answers.
 pub(crate) async fn open(address: &str, deadline: Instant) -> Result<TcpStream, OpenError> {
     let addresses: Vec<SocketAddr> = timeout_at(deadline, lookup_host(address))
         .await
@@ -37,17 +41,45 @@ pub(crate) async fn open(address: &str, deadline: Instant) -> Result<TcpStream, 
         .map_err(OpenError::Resolve)?
         .collect();
     let mut failure = None;
-    for (tried, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let turns = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        match timeout_at(Instant::now() + left / turns, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(source)) => failure = Some(source),
-            // The clearer answer of another address is kept.
-            Err(_) => {}
+    match timeout_at(deadline, first_of(&addresses, &mut failure)).await {
+        Ok(Some(stream)) => Ok(stream),
+        // Where one address refuses and another says nothing, the clearer answer is told.
+        Ok(None) | Err(_) => {
+            Err(failure.map_or(OpenError::Timeout(Stage::Connect), OpenError::Unreachable))
         }
     }
-    Err(failure.map_or(OpenError::Timeout(Stage::Connect), OpenError::Unreachable))
+}
+
+/// Connects to the first of these addresses of one host that answers. Each is tried a quarter of a
+/// second after the one before it, or as soon as that has failed (RFC 8305): one at which nothing
+/// answers, as where IPv6 is dead, holds nothing up.
+///
+/// # Errors
+/// What the system said about the last one that failed, or that there are none.
+pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut failure = None;
+    let stream = first_of(addresses, &mut failure).await;
+    stream.ok_or_else(|| failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
+}
+
+/// As [`connect`]; notes a failure while others are still being tried.
+async fn first_of(addresses: &[SocketAddr], failure: &mut Option<io::Error>) -> Option<TcpStream> {
+    let mut addresses = addresses.iter().copied();
+    let mut attempts = JoinSet::new();
+    loop {
+        let next = addresses.next();
+        let more = next.is_some();
+        if let Some(address) = next {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        tokio::select! {
+            ended = attempts.join_next() => match ended?.map_err(io::Error::other) {
+                Ok(Ok(stream)) => return Some(stream),
+                Ok(Err(error)) | Err(error) => *failure = Some(error),
+            },
+            () = sleep(STAGGER), if more => {}
+        }
+    }
 }
 
 /// Shakes hands and reads the first bytes of the other end, by which this one is known to be let in.
@@ -123,7 +155,48 @@ pub fn is_address(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_address;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Ends a test that hangs, sooner than the system gives up an address at which nothing answers.
+    const HANG: Duration = Duration::from_secs(60);
+
+    /// A listener that answers no more calls, with the one that it has.
+    fn silent() -> (Socket, std::net::TcpStream, SocketAddr) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        listener.bind(&anywhere.into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let waiting = std::net::TcpStream::connect(address).unwrap();
+        (listener, waiting, address)
+    }
+
+    #[tokio::test]
+    async fn addresses_at_which_nothing_answers_hold_nothing_up() {
+        let (_listener, _waiting, silent) = silent();
+        let live = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let live = live.local_addr().map(|address| (live, address)).unwrap();
+        let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let refusing = nobody.local_addr().unwrap();
+        drop(nobody);
+        for addresses in [
+            &[silent, live.1][..],
+            &[live.1, silent],
+            &[silent, refusing, silent, live.1],
+        ] {
+            let connecting = tokio::time::timeout(HANG, connect(addresses)).await;
+            let stream = connecting.expect("in time").expect("one answers");
+            assert_eq!(stream.peer_addr().unwrap(), live.1);
+        }
+        let refused = connect(&[refusing, refusing]).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let nowhere = connect(&[]).await.unwrap_err();
+        assert_eq!(nowhere.kind(), io::ErrorKind::AddrNotAvailable);
+    }
 
     #[test]
     fn hosts_with_a_port_are_addresses() {

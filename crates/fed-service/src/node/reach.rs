@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use fed_core::Destination;
 use fed_sandbox::Handle;
 use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -210,7 +210,10 @@ async fn carry(
 }
 
 async fn dial(destination: Destination) -> io::Result<TcpStream> {
-    let connecting = TcpStream::connect((destination.host(), destination.port()));
+    let connecting = async {
+        let addresses = lookup_host((destination.host(), destination.port())).await?;
+        fed_rpc::connect(&addresses.collect::<Vec<_>>()).await
+    };
     match tokio::time::timeout(PATIENCE, connecting).await {
         Ok(connected) => connected,
         Err(_) => {
