@@ -9,6 +9,7 @@ mod desk;
 mod dialling;
 mod draft;
 mod federation;
+mod inspector;
 mod keys;
 mod ledger;
 mod policy;

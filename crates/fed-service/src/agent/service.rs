@@ -105,9 +105,9 @@ impl Service {
         let site = self.site();
         let limits = self.limits(&site, operator)?;
         let host = site.host(&limits);
-        let inspection = host.interpreter.inspect().await;
+        let inspection = site.inspect(&limits).await;
         let inspection =
-            inspection.map_err(|error| Refusal::from_error(Reason::SiteNotReady, &error))?;
+            inspection.map_err(|error| Refusal::from_error(Reason::SiteNotReady, &*error))?;
         let description = SiteDescription {
             site: host.site.clone(),
             fed_version: env!("CARGO_PKG_VERSION").to_owned(),

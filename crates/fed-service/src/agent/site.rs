@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::config::{AgentConfig, At, is_of_system};
 use super::federation::Host;
+use super::inspector::{Answer, Inspector, places};
 use super::policy::{Allowance, Limits, Policy};
 use super::roster::Operator;
 use super::serve::AgentError;
@@ -41,6 +42,7 @@ pub(super) struct Known {
     pub(super) interpreter: Interpreter,
     pub(super) inspection: Inspection,
     host: Arc<Host>,
+    inspector: Inspector,
 }
 
 impl Site {
@@ -48,6 +50,7 @@ impl Site {
     pub(super) async fn open(config: &AgentConfig) -> Result<Self, AgentError> {
         let folders = folders(config)?;
         let mut hosts: Vec<Known> = Vec::new();
+        let places = places();
         for (place, interpreter) in config.interpreters() {
             if hosts.iter().any(|known| known.interpreter == interpreter) {
                 continue;
@@ -64,11 +67,13 @@ impl Site {
                 }
             }
             let host = Arc::new(host(config, &folders, &interpreter, &inspection)?);
+            let inspector = Inspector::new(host.interpreter.clone(), &places);
             hosts.push(Known {
                 place,
                 interpreter,
                 inspection,
                 host,
+                inspector,
             });
         }
         let site = Self {
@@ -124,11 +129,22 @@ impl Site {
 
     /// Where the workers of an operator with these limits run.
     pub(super) fn host(&self, limits: &Limits) -> Arc<Host> {
+        Arc::clone(&self.known(limits).host)
+    }
+
+    /// Asks the interpreter of an operator with these limits what it is now.
+    ///
+    /// # Errors
+    /// See [`Inspector::inspect`].
+    pub(super) async fn inspect(&self, limits: &Limits) -> Answer {
+        self.known(limits).inspector.inspect().await
+    }
+
+    fn known(&self, limits: &Limits) -> &Known {
         let wanted = limits.interpreter(&self.own);
         let wanted = wanted.as_ref().unwrap_or(&self.own);
         let found = self.hosts.iter().find(|known| known.interpreter == *wanted);
-        let found = found.expect("every interpreter of the configuration has its host");
-        Arc::clone(&found.host)
+        found.expect("every interpreter of the configuration has its host")
     }
 }
 

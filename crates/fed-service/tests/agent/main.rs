@@ -264,6 +264,35 @@ async fn an_operator_changes_the_key_and_the_old_one_ends() {
     after.describe(v1::DescribeRequest {}).await.unwrap();
 }
 
+/// The interpreter is started on the host itself, outside of what limits hold.
+#[tokio::test]
+async fn however_many_ask_what_a_site_is_one_interpreter_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let prologue = format!(
+        "prologue = \"echo + >> {log}; sleep 0.1; echo - >> {log}\"\n",
+        log = log.display()
+    );
+    let site = Site::with(&prologue).await;
+    let operator = site.enrol("alice").await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let agent = site.connect(&operator).await.unwrap();
+        for _ in 0..100 {
+            let mut agent = agent.clone();
+            calls.spawn(async move { agent.describe(v1::DescribeRequest {}).await });
+        }
+    }
+    let answers = calls.join_all().await;
+    assert!(answers.iter().all(Result::is_ok));
+    let (mut now, mut most) = (0, 0);
+    for line in std::fs::read_to_string(log).unwrap().lines() {
+        now += if line == "+" { 1 } else { -1 };
+        most = most.max(now);
+    }
+    assert_eq!((now, most), (0, 1));
+}
+
 /// A site that reads of one key only, the present one, writes its limits for that.
 #[tokio::test]
 async fn limits_of_the_present_key_hold_for_the_old_one() {
