@@ -255,7 +255,7 @@ fn context(own: PublicKey, links: &RwLock<Links>, now: Instant) -> Context<'_> {
     }
 }
 
-/// A thread that panicked takes its process along sooner or later; until then the others go on.
+/// A thread that panicked ends its router; until then the others go on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::Instant;
@@ -67,10 +68,11 @@ impl Threads {
             thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(move || {
-                    let result = direction(&shared);
+                    let run = AssertUnwindSafe(|| direction(&shared));
+                    let failure = failure(panic::catch_unwind(run));
                     // Whoever waits for the end counts on the descriptors being closed by then.
                     drop(shared);
-                    if let Err(error) = result {
+                    if let Some(error) = failure {
                         // Nobody may be left to be told.
                         let _ = ending.send(error);
                     }
@@ -104,6 +106,17 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.stop();
+    }
+}
+
+/// Why a thread ended without being told to. Half a mesh is worse than none: one direction that
+/// panicked ends the other too.
+fn failure(ended: thread::Result<io::Result<()>>) -> Option<io::Error> {
+    match ended {
+        Ok(result) => result.err(),
+        Err(_) => Some(io::Error::other(
+            "a thread panicked; what it said is on standard error",
+        )),
     }
 }
 
@@ -319,5 +332,21 @@ fn inbound(shared: &Shared) -> io::Result<()> {
         if waiting {
             shared.change(&mut out, |router, out| router.send_waiting(now, out));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_as_a_failure() {
+        let ended = |run: fn() -> io::Result<()>| failure(panic::catch_unwind(run));
+        assert!(ended(|| Ok(())).is_none());
+        let kind = |error: Option<io::Error>| error.map(|error| error.kind());
+        let failed = ended(|| Err(io::ErrorKind::BrokenPipe.into()));
+        assert_eq!(kind(failed), Some(io::ErrorKind::BrokenPipe));
+        let panicked = ended(|| panic!("for this test"));
+        assert_eq!(kind(panicked), Some(io::ErrorKind::Other));
     }
 }

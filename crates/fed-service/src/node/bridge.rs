@@ -30,14 +30,15 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
+use self::lines::Lines;
+
+mod lines;
+
 /// How long a connection and its TLS handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long after one address of a member the next is tried.
 const STAGGER: Duration = Duration::from_millis(250);
-
-/// How long after a vain attempt the next one is made.
-const RETRY: Duration = Duration::from_secs(15);
 
 /// A connection that is silent is asked this often, in seconds, whether it still stands...
 const KEEPALIVE_SECONDS: u32 = 10;
@@ -56,16 +57,7 @@ const HANDSHAKES_MAX: usize = 64;
 /// another.
 const ACCEPTED_MAX: usize = 256;
 
-/// A bridge that this node has opened, or tries to.
-#[derive(Debug)]
-enum Bridge {
-    Opening,
-    Open(SocketAddr),
-    /// Until when not to try again.
-    Failed(Instant),
-}
-
-type Opened = Arc<Mutex<BTreeMap<MemberId, Bridge>>>;
+type Opened = Arc<Mutex<Lines<AbortHandle>>>;
 type Members = Arc<Mutex<BTreeSet<Fingerprint>>>;
 
 /// The bridges of one node.
@@ -123,38 +115,36 @@ impl Bridges {
 
     /// The loopback addresses of the bridges that are open.
     pub(super) fn open(&self) -> BTreeMap<MemberId, SocketAddr> {
-        let opened = lock(&self.opened);
-        let open = opened.iter().filter_map(|(member, bridge)| match bridge {
-            Bridge::Open(address) => Some((*member, *address)),
-            Bridge::Opening | Bridge::Failed(_) => None,
-        });
-        open.collect()
+        lock(&self.opened).addresses()
     }
 
-    /// Begins to open a bridge to a member at one of these addresses, unless there is one, or an
-    /// attempt has just failed.
+    /// Begins to open a bridge to a member that is cut off, at one of these addresses, unless there
+    /// is one that may still help, or an attempt has just failed.
     pub(super) fn dial(&self, member: MemberId, key: Fingerprint, targets: Vec<SocketAddr>) {
-        let mut opened = lock(&self.opened);
-        match opened.get(&member) {
-            Some(Bridge::Opening | Bridge::Open(_)) => return,
-            Some(Bridge::Failed(until)) if Instant::now() < *until => return,
-            Some(Bridge::Failed(_)) | None => {}
+        if !lock(&self.opened).begin(member, Instant::now()) {
+            return;
         }
-        opened.insert(member, Bridge::Opening);
-        drop(opened);
         let connector = TlsConnector::from(tls::client_config(&self.identity, key));
         let (opened, port) = (Arc::clone(&self.opened), self.port);
         tokio::spawn(async move {
-            let ended = match open(&connector, &targets, port).await {
+            match open(&connector, &targets, port).await {
                 Ok((stream, udp, address)) => {
                     info!(?member, %address, "datagrams to a member go over TLS");
-                    lock(&opened).insert(member, Bridge::Open(address));
-                    carry(stream, udp).await
+                    let carrying = tokio::spawn(carry(stream, udp));
+                    let task = carrying.abort_handle();
+                    let before = lock(&opened).opened(member, address, task, Instant::now());
+                    if let Some(before) = before {
+                        before.abort();
+                    }
+                    let ended = carrying.await;
+                    debug!(?member, ?ended, "a TLS connection to a member has ended");
+                    lock(&opened).ended(member, address, Instant::now());
                 }
-                Err(error) => Err(error),
-            };
-            debug!(?member, ?ended, "no TLS connection to a member");
-            lock(&opened).insert(member, Bridge::Failed(Instant::now() + RETRY));
+                Err(error) => {
+                    debug!(?member, %error, "no TLS connection to a member");
+                    lock(&opened).refused(member, Instant::now());
+                }
+            }
         });
     }
 }
@@ -399,8 +389,7 @@ mod tests {
         let (a, b, c) = (node().await, node().await, node().await);
         let failed = |node: &Node| {
             let opened = lock(&node.bridges.opened);
-            let bridge = opened.get(&MemberId::OPERATOR);
-            matches!(bridge, Some(Bridge::Failed(_))).then_some(())
+            opened.has_failed(MemberId::OPERATOR).then_some(())
         };
         // Nobody has told b of a. In TLS 1.3 a learns that after its own part of the handshake.
         dial(&a, &b);
