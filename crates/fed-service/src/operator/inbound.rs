@@ -18,14 +18,13 @@ use fed_rpc::reverse::Caller;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use self::port::{Ask, Port};
 use super::state::OperatorState;
 use crate::control;
 
-/// How long whoever has the port may take to open its socket, after which it is another program; and
-/// to answer there, after which it is stopped.
+/// How long whoever has the port may take to open its socket, after which it is another program.
 const NEIGHBOURLY: Duration = Duration::from_secs(3);
 /// How often it is looked whether the port is free.
 const POLL: Duration = Duration::from_millis(100);
@@ -112,12 +111,20 @@ fn socket(folder: &Path, listen: &str) -> PathBuf {
 async fn ask_neighbour(socket: &Path, site: &SiteName) -> io::Result<Option<Caller>> {
     let mut stream = control::open(socket).await?;
     stream.write_all(format!("{site}\n").as_bytes()).await?;
-    match timeout(NEIGHBOURLY, handing::is_greeted(&mut stream)).await {
-        Ok(Ok(true)) => handing::take(stream).await,
-        Ok(Ok(false)) => Ok(None),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(stopped(&stream)),
+    taken(stream).await
+}
+
+async fn taken(mut stream: UnixStream) -> io::Result<Option<Caller>> {
+    match handing::take(&mut stream).await {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(stopped(&stream)),
+        // It has ended, or this command was stopped and has had its turn.
+        Err(error) if is_over(error.kind()) => Ok(None),
+        taken => taken,
     }
+}
+
+fn is_over(kind: io::ErrorKind) -> bool {
+    kind == io::ErrorKind::BrokenPipe || kind == io::ErrorKind::ConnectionReset
 }
 
 /// Says who has the port and does not answer.
@@ -128,9 +135,9 @@ fn stopped(stream: &UnixStream) -> io::Error {
         |pid| format!("fed, process {pid},"),
     );
     let message = format!(
-        "{holder} has the port and has not answered in {} s, as when it is stopped: continue it \
+        "{holder} has the port and has been silent for {} s, as when it is stopped: continue it \
          (`fg`, `kill -CONT`) or end it",
-        NEIGHBOURLY.as_secs()
+        handing::SILENCE.as_secs()
     );
     io::Error::new(io::ErrorKind::AddrInUse, message)
 }

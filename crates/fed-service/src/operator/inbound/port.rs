@@ -53,12 +53,15 @@ impl Port {
         let neighbours = control::bind(socket)?;
         info!(listen, "listening for agents that dial");
         let (asking, asks) = mpsc::channel(QUEUE);
+        let (returning, returned) = mpsc::channel(QUEUE);
         let switchboard = Switchboard {
             neighbours,
             _socket: SocketFile(socket.to_owned()),
             callers: reverse::callers(listener, HandshakeLimits::default(), refused),
             asking: asking.downgrade(),
             asks,
+            returning,
+            returned,
             desk: Desk::default(),
             served: JoinSet::new(),
         };
@@ -101,6 +104,9 @@ struct Switchboard {
     callers: Incoming<Announced>,
     asking: mpsc::WeakSender<Ask>,
     asks: mpsc::Receiver<Ask>,
+    /// Connections that were for somebody who does not answer.
+    returning: mpsc::Sender<Announced>,
+    returned: mpsc::Receiver<Announced>,
     desk: Desk<Caller>,
     served: JoinSet<()>,
 }
@@ -116,6 +122,9 @@ impl Switchboard {
                     Vec::new()
                 }
                 Some(Ok(Announced { site, caller })) = self.callers.next() => {
+                    self.desk.call(&site, caller, Instant::now()).into_iter().collect()
+                }
+                Some(Announced { site, caller }) = self.returned.recv() => {
                     self.desk.call(&site, caller, Instant::now()).into_iter().collect()
                 }
                 Ok((stream, _)) = self.neighbours.accept() => {
@@ -144,38 +153,59 @@ impl Switchboard {
         if !control::same_user(&stream) {
             return warn!("another user tried the socket of the port");
         }
+        let returning = self.returning.clone();
         self.served.spawn(async move {
-            if let Err(error) = hand_over(stream, asking).await {
+            if let Err(error) = hand_over(stream, asking, returning).await {
                 warn!(%error, "a connection could not be handed to another command");
             }
         });
     }
 }
 
-/// Waits on behalf of another command, and hands it what comes.
-async fn hand_over(mut stream: UnixStream, asking: mpsc::Sender<Ask>) -> io::Result<()> {
+/// Waits on behalf of another command, and hands it what comes; or has it returned for the next, if
+/// that command is stopped.
+pub(super) async fn hand_over(
+    mut stream: UnixStream,
+    asking: mpsc::Sender<Ask>,
+    returning: mpsc::Sender<Announced>,
+) -> io::Result<()> {
     handing::greet(&mut stream).await?;
     let mut reader = BufReader::new((&mut stream).take(MAX_LINE));
     let mut line = String::new();
     reader.read_line(&mut line).await?;
-    let Some(site) = line.strip_suffix('\n') else {
+    let Some(name) = line.strip_suffix('\n') else {
         return Ok(());
     };
-    let site = site.parse().map_err(io::Error::other)?;
-    let (answer, caller) = oneshot::channel();
+    let site = name.parse().map_err(io::Error::other)?;
+    let (answer, mut caller) = oneshot::channel();
     // It fails only when the port is closed, and then there is no answer.
     let _ = asking.send(Ask { site, answer }).await;
     drop(asking);
+    let mut beats = interval(handing::BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut more = [0];
-    let caller = tokio::select! {
-        caller = caller => caller,
-        // It has nothing to say before it is answered, so that it has left.
-        _ = stream.read(&mut more) => return Ok(()),
+    let caller = loop {
+        tokio::select! {
+            caller = &mut caller => break caller,
+            _ = beats.tick() => handing::beat(&stream)?,
+            // It has nothing to say before it is asked, so that it has left.
+            _ = stream.read(&mut more) => return Ok(()),
+        }
     };
-    match caller {
-        Ok(caller) => handing::give(stream, caller).await,
-        Err(_) => Ok(()),
+    let Ok(caller) = caller else {
+        return Ok(());
+    };
+    if handing::answers(&mut stream).await {
+        return handing::give(stream, caller).await;
     }
+    let site = name.to_owned();
+    info!(
+        site,
+        "a command that waits does not answer, as when it is stopped; the next is served"
+    );
+    // It fails only when the port is closed.
+    let _ = returning.send(Announced { site, caller }).await;
+    Ok(())
 }
 
 /// Who waits, and which connections of theirs, `C`, have come; knows neither sockets nor the clock.

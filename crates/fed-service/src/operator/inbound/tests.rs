@@ -6,7 +6,10 @@ use fed_rpc::reverse::{self, Awaited, DialError, DialLimits};
 use fed_rpc::server::TlsConn;
 use fed_rpc::tls::{self, Pins, Presented};
 use fed_rpc::{Fingerprint, Identity};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::*;
 
@@ -183,4 +186,77 @@ async fn a_command_that_has_the_port_and_is_stopped_is_told() {
     let own = std::process::id();
     assert!(told.contains(&format!("fed, process {own},")), "{told}");
     assert!(told.contains("kill -CONT"), "{told}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_stopped_while_others_wait_is_told() {
+    let operator = operator().await;
+    let _port = tokio::net::TcpListener::bind(&operator.listen)
+        .await
+        .unwrap();
+    let path = socket(operator.state.path(), &operator.listen);
+    let neighbours = control::bind(&path).unwrap();
+    let inbound = Inbound::of(&operator.state);
+    let agent = Identity::generate("a").unwrap();
+    let waiting = operator.wait(&inbound, "a", &agent);
+    let holding = async {
+        let (mut stream, _) = neighbours.accept().await.unwrap();
+        handing::greet(&mut stream).await.unwrap();
+        stream
+    };
+    let (waited, _stream) = tokio::join!(waiting, holding);
+    let error = waited.unwrap_err();
+    assert!(error.is_port_taken(), "{error}");
+    let (told, own) = (error.to_string(), std::process::id());
+    assert!(told.contains(&format!("fed, process {own},")), "{told}");
+}
+
+#[tokio::test]
+async fn whoever_waits_hears_of_the_port_all_the_while() {
+    let (mut here, there) = UnixStream::pair().unwrap();
+    let (asking, mut asks) = mpsc::channel(1);
+    let (returning, _returned) = mpsc::channel(1);
+    let handing_over = tokio::spawn(port::hand_over(there, asking, returning));
+    here.write_all(b"a\n").await.unwrap();
+    let Ask { answer, .. } = asks.recv().await.unwrap();
+    let mut heard = [0; 4];
+    here.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"!!!!");
+    let taking = tokio::spawn(async move { handing::take(&mut here).await });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (dialled, accepted) = tokio::join!(tokio::net::TcpStream::connect(at), listener.accept());
+    let (stream, remote) = accepted.unwrap();
+    let read = b"hello".to_vec();
+    let caller = Caller {
+        remote,
+        stream,
+        read,
+    };
+    answer.send(caller).unwrap();
+    let taken = taking.await.unwrap().unwrap().unwrap();
+    assert_eq!((taken.remote, &taken.read[..]), (remote, &b"hello"[..]));
+    assert_eq!(dialled.unwrap().local_addr().unwrap(), remote);
+    handing_over.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_command_that_is_stopped_while_it_waits_is_passed_over() {
+    let operator = operator().await;
+    let (first, second) = (Inbound::of(&operator.state), Inbound::of(&operator.state));
+    let [a, b] = ["a", "b"].map(|name| Identity::generate(name).unwrap());
+    let calls = operator.dial("a", &a);
+    operator.wait(&first, "a", &a).await.unwrap();
+    calls.await.unwrap();
+    let path = socket(operator.state.path(), &operator.listen);
+    let mut stopped = control::open(&path).await.unwrap();
+    stopped.write_all(b"b\n").await.unwrap();
+    // The greeting, and what comes only after its question has been taken.
+    stopped.read_exact(&mut [0; 2]).await.unwrap();
+    let waiting = operator.wait(&second, "b", &b);
+    let calls = operator.dial("b", &b);
+    assert_eq!(waiting.await.unwrap(), b.fingerprint());
+    calls.await.unwrap();
+    // When it goes on, it finds that it had its turn, and asks again.
+    assert!(taken(stopped).await.unwrap().is_none());
 }
