@@ -33,6 +33,12 @@ SILENCE = f"""
     oif != lo meta l4proto udp drop
   }}
 """
+DEAF_TO_IPV6 = f"""
+  chain input {{
+    {edge.INPUT}
+    iif != lo meta nfproto ipv6 drop
+  }}
+"""
 BYTES = 200_000
 PORT = 4789
 """Where the operator listens for a site that dials."""
@@ -124,6 +130,18 @@ def test_a_site_without_udp_is_reached_over_tls(world: World) -> None:
         # Once UDP passes, it is used.
         edge.put(world.lab["ecmwf"], "")
         until(lambda: "over TLS" not in world.fed("status").stdout)
+        assert notebook(_crossing, BYTES) == BYTES
+
+
+def test_where_ipv6_is_dead_nobody_notices(world: World) -> None:
+    """Every host has a name with an address of each family, and answers to IPv4 alone."""
+    for host in ("operator", *SITES):
+        edge.put(world.lab[host], DEAF_TO_IPV6)
+    world.up(workers=1)
+    assert "over TLS" not in world.fed("status").stdout
+    assert set(relays(world).values()) == {None}
+    with world.notebook() as notebook:
+        notebook.connect()
         assert notebook(_crossing, BYTES) == BYTES
 
 
