@@ -50,6 +50,10 @@ pub const CANDIDATES_MAX: usize = 8;
 /// works: longer than a busy peer takes to send something back, shorter than Dask's patience.
 pub(crate) const DOUBT_AFTER: Duration = Duration::from_secs(1);
 
+/// So long after the last data from a peer it is pinged: data that has ceased may not be over. It may
+/// be on its way to where this router was, and who only receives does not notice.
+pub(crate) const CEASED_AFTER: Duration = Duration::from_secs(2);
+
 /// How often all paths are tried while there is none, or a better one may open. Both sides of a NAT
 /// do this at once: what the first round opens, the second passes.
 pub(crate) const SEEK_EVERY: Duration = Duration::from_millis(500);

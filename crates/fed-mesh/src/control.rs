@@ -10,7 +10,9 @@
 //! +------+------+------+------+----------------+---------------+
 //! ```
 //!
-//! A ping (kind 1) is answered by a pong (kind 2) with its number, by the path on which it came.
+//! A ping (kind 1) goes by the path that its sender uses, and a probe (kind 3) by another one, which
+//! it may come to use. Both are answered by a pong (kind 2) with their number, by the path on which
+//! they came.
 //! A WireGuard router that is not ours drops the packet, whose source is not allowed to its peer.
 
 use std::net::Ipv6Addr;
@@ -27,10 +29,12 @@ const TO: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xfed, 2);
 /// A control message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Control {
-    /// Asks whether the path works.
+    /// Asks whether the path works that its sender uses.
     Ping(u64),
-    /// It does: the ping of this number came.
+    /// It does: the ping or probe of this number came.
     Pong(u64),
+    /// Asks whether another path works.
+    Probe(u64),
 }
 
 impl Control {
@@ -48,6 +52,7 @@ impl Control {
         match (*magic == MAGIC, kind) {
             (true, 1) => Some(Self::Ping(number)),
             (true, 2) => Some(Self::Pong(number)),
+            (true, 3) => Some(Self::Probe(number)),
             _ => None,
         }
     }
@@ -66,6 +71,7 @@ impl Control {
         let (kind, number) = match self {
             Self::Ping(number) => (1, number),
             Self::Pong(number) => (2, number),
+            Self::Probe(number) => (3, number),
         };
         let mut packet = [0; LENGTH];
         packet[0] = 0x60;
@@ -89,7 +95,7 @@ mod tests {
     proptest! {
         #[test]
         fn reads_what_was_written(number: u64, padding in 0usize..1200) {
-            for control in [Control::Ping(number), Control::Pong(number)] {
+            for control in [Control::Ping(number), Control::Pong(number), Control::Probe(number)] {
                 let mut packet = control.packet().to_vec();
                 prop_assert!(crate::packet::addresses(&packet).is_some());
                 packet.resize(LENGTH + padding, 0);
@@ -107,7 +113,7 @@ mod tests {
         fn a_damaged_header_is_another_packet(at in 8usize..44, bit in 0u8..8) {
             let mut packet = Control::Ping(7).packet();
             packet[at] ^= 1 << bit;
-            // The lowest bits of the kind make it the other one, or none.
+            // The lowest bits of the kind make it another one, or none.
             prop_assert!(Control::read(&packet) != Some(Control::Ping(7)));
         }
 

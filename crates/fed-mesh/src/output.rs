@@ -1,10 +1,10 @@
 //! What a router hands out, in buffers that are filled, emptied and filled again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use crate::Event;
+use crate::{Event, PublicKey};
 
 /// Datagrams to send, packets to deliver and events, in order.
 ///
@@ -19,6 +19,8 @@ pub struct Output {
     packets: Vec<Range<usize>>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) waiting: bool,
+    /// The relays by which peers are being tried.
+    pub(crate) tried: BTreeSet<PublicKey>,
 }
 
 /// Consecutive datagrams to one destination, back to back: all of one length, but for the last,

@@ -73,6 +73,12 @@ struct Ping {
     sent: Instant,
 }
 
+impl Ping {
+    fn is_recent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.sent) < SEEK_EVERY
+    }
+}
+
 /// A series of rounds in which paths are tried.
 #[derive(Clone, Copy, Debug)]
 struct Seek {
@@ -268,10 +274,16 @@ impl Paths {
         if !better && (Some(path) == self.current || !self.is_doubtful()) {
             return false;
         }
-        let recent = |ping: &Ping| now.saturating_duration_since(ping.sent) < SEEK_EVERY;
-        let full = self.pings.len() == PINGS && self.pings.front().is_some_and(recent);
-        let latest = self.pings.iter().rev().take_while(|ping| recent(ping));
-        !full && latest.into_iter().all(|ping| ping.path != path)
+        let first = self.pings.front();
+        let full = self.pings.len() == PINGS && first.is_some_and(|ping| ping.is_recent(now));
+        !full && !self.is_asked(path, now)
+    }
+
+    /// Whether a ping has just gone by `path`.
+    pub(crate) fn is_asked(&self, path: Path, now: Instant) -> bool {
+        let latest = self.pings.iter().rev();
+        let mut recent = latest.take_while(|ping| ping.is_recent(now));
+        recent.any(|ping| ping.path == path)
     }
 
     /// The number for a ping by `path`.

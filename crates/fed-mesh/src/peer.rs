@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use crate::config::CEASED_AFTER;
 use crate::control::Control;
 use crate::frame::RouterId;
 use crate::links::Links;
@@ -58,6 +59,8 @@ pub(crate) struct Peer<S> {
     counters: Counters,
     added: Instant,
     heard: Option<Instant>,
+    /// When data last came, if it has not been asked since where more is.
+    data: Option<Instant>,
     /// When something was last sent, or a keepalive could not be.
     spoke: Instant,
     silent: bool,
@@ -97,6 +100,7 @@ impl<S: Session> Peer<S> {
             counters: Counters::default(),
             added: now,
             heard: None,
+            data: None,
             spoke: now,
             silent: false,
             handshake: None,
@@ -193,6 +197,14 @@ impl<S: Session> Peer<S> {
                 Some(_) | None => self.initiate(ctx, out),
             }
         }
+        if self.ceased_due().is_some_and(|due| due <= now) {
+            self.data = None;
+            if let Some(path) = self.paths.current()
+                && self.paths.speaks()
+            {
+                self.ping(path, ctx, out);
+            }
+        }
         self.seek(ctx, out);
         // Another path is measured anew, and one that cannot be pinged is in doubt.
         while self.measure_due().is_some_and(|due| due <= now) {
@@ -220,6 +232,11 @@ impl<S: Session> Peer<S> {
             if round.moved {
                 self.moved(ctx, out);
             }
+            let relays = round.targets.iter().filter_map(|path| match path {
+                Path::Relay(via) => Some(*via),
+                Path::Udp(_) => None,
+            });
+            out.tried.extend(relays);
             if self.session.is_ready() {
                 for path in &round.targets {
                     self.ping(*path, ctx, out);
@@ -250,7 +267,8 @@ impl<S: Session> Peer<S> {
         let path = self.paths.deadline().map(|at| (at, TimeoutReason::Path));
         let width = self.measure_due().map(|at| (at, TimeoutReason::Path));
         let told = self.told.due().map(|at| (at, TimeoutReason::Path));
-        let deadlines = [session, keepalive, silence, path, width, told];
+        let ceased = self.ceased_due().map(|at| (at, TimeoutReason::Path));
+        let deadlines = [session, keepalive, ceased, silence, path, width, told];
         deadlines.into_iter().flatten().min()
     }
 
@@ -318,6 +336,10 @@ impl<S: Session> Peer<S> {
         self.config
             .keepalive
             .map(|keepalive| self.spoke + keepalive)
+    }
+
+    fn ceased_due(&self) -> Option<Instant> {
+        self.data.map(|at| at + CEASED_AFTER)
     }
 
     fn silence_due(&self) -> Option<Instant> {

@@ -135,6 +135,7 @@ impl<P: Protocol> Router<P> {
             staying.extend(entry.map(|entry| (slot, entry)));
         }
         (self.peers, self.slots, self.routes) = (staying, slots, routes);
+        self.ask_relays(now, out);
         Ok(())
     }
 
@@ -187,6 +188,19 @@ impl<P: Protocol> Router<P> {
         let ctx = context(self.own, &self.links, now);
         for peer in self.peers.values_mut().map(exclusive) {
             peer.tick(ctx, out);
+        }
+        self.ask_relays(now, out);
+    }
+
+    /// Asks the relays by which peers are tried where they are reached themselves: one that takes
+    /// this router to be somewhere else passes on nothing from it or to it.
+    fn ask_relays(&mut self, now: Instant, out: &mut Output) {
+        let ctx = context(self.own, &self.links, now);
+        for relay in std::mem::take(&mut out.tried) {
+            let slot = self.slots.get(&relay);
+            if let Some(peer) = slot.and_then(|slot| self.peers.get_mut(slot)) {
+                exclusive(peer).ask_relay(ctx, out);
+            }
         }
     }
 

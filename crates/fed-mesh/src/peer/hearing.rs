@@ -41,8 +41,11 @@ impl<S: Session> Peer<S> {
         let sign = match (&content, control) {
             (Content::Cookie, _) => None,
             (Content::Reply(_), _) if completed => Some(Sign::Answer),
-            (Content::Reply(_), _) | (_, Some(_)) => Some(Sign::Try),
-            (Content::Inner(_) | Content::Malformed | Content::Keepalive, None) => Some(Sign::Word),
+            (Content::Reply(_), _) | (_, Some(Control::Probe(_))) => Some(Sign::Try),
+            // Whether it answers what went by another path is told by its number.
+            (_, Some(Control::Pong(_))) if self.paths.current() != Some(path) => Some(Sign::Try),
+            (_, Some(Control::Pong(_))) => Some(Sign::Answer),
+            (Content::Inner(_) | Content::Malformed | Content::Keepalive, _) => Some(Sign::Word),
         };
         if let Some(sign) = sign {
             self.hear(path, sign, path.overhead() + datagram.len(), ctx, out);
@@ -52,7 +55,10 @@ impl<S: Session> Peer<S> {
         }
         let inner = match content {
             Content::Inner(_) if control.is_some() => None,
-            Content::Inner(length) => Some(length),
+            Content::Inner(length) => {
+                self.data = Some(now);
+                Some(length)
+            }
             Content::Reply(reply) => {
                 self.transmit(&reply, path, ctx, out);
                 None
@@ -98,7 +104,7 @@ impl<S: Session> Peer<S> {
     fn obey(&mut self, control: Control, path: Path, ctx: Context<'_>, out: &mut Output) {
         self.paths.heard_control();
         match control {
-            Control::Ping(number) => {
+            Control::Ping(number) | Control::Probe(number) => {
                 // By the way it came. There are keys, or it could not have been read; those to
                 // answer with may still be missing, and then the next ping is answered.
                 self.seal(&Control::Pong(number).packet(), path, ctx, out);

@@ -92,13 +92,29 @@ impl<S: Session> Peer<S> {
         }
     }
 
-    /// Asks whether a path works.
+    /// Asks whether a path works. By the path that is taken it says so too, as data does: a peer that
+    /// is sent nothing else learns from it where this router is.
     pub(super) fn ping(&mut self, path: Path, ctx: Context<'_>, out: &mut Output) {
         let number = self.paths.ping(path, ctx.now);
-        if self.seal(&Control::Ping(number).packet(), path, ctx, out)
-            && self.paths.current() == Some(path)
-        {
+        let taken = self.paths.current() == Some(path);
+        let control = if taken {
+            Control::Ping(number)
+        } else {
+            Control::Probe(number)
+        };
+        if self.seal(&control.packet(), path, ctx, out) && taken {
             self.paths.sent(false, ctx.now);
+        }
+    }
+
+    /// Asks the peer, by which others are tried, where it is reached itself: unless it has been
+    /// asked just now.
+    pub(crate) fn ask_relay(&mut self, ctx: Context<'_>, out: &mut Output) {
+        if let Some(path) = self.paths.current()
+            && self.session.is_ready()
+            && !self.paths.is_asked(path, ctx.now)
+        {
+            self.ping(path, ctx, out);
         }
     }
 

@@ -11,6 +11,7 @@ mod node;
 mod numbered;
 #[path = "../sim/packet.rs"]
 mod packet;
+mod pauses;
 #[path = "../sim/toy.rs"]
 mod toy;
 mod world;

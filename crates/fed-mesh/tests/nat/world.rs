@@ -22,7 +22,8 @@ use crate::toy::Toy;
 const PERIOD: Duration = Duration::from_secs(1);
 const OTHERS: usize = 3;
 
-/// How often the operator tells routers what others see of them.
+/// How often the operator tells routers what others see of them, where nothing else is said: more
+/// often than in reality, so that what a change takes is over sooner.
 const TELLING: Duration = Duration::from_secs(5);
 
 /// How often nodes look after their bridges; one that is begun is open by the next look.
@@ -102,6 +103,12 @@ pub(crate) struct World {
     pub(crate) deliveries: Vec<Delivery>,
     pub(crate) events: Vec<(Duration, usize, Event)>,
     pub(crate) steps: u64,
+    /// How often the operator tells routers what others see of them.
+    pub(crate) telling_every: Duration,
+    /// Whether routers send nothing but what a test sends.
+    pub(crate) quiet: bool,
+    /// Pairs from the first of which to the second nothing passes.
+    pub(crate) one_way: BTreeSet<(usize, usize)>,
 }
 
 impl World {
@@ -134,6 +141,9 @@ impl World {
             deliveries: Vec::new(),
             events: Vec::new(),
             steps: 0,
+            telling_every: TELLING,
+            quiet: false,
+            one_way: BTreeSet::new(),
             model: Model {
                 kinds,
                 ..Model::default()
@@ -334,7 +344,7 @@ impl World {
             }
         }
         if self.telling <= self.now {
-            self.telling = self.now + TELLING;
+            self.telling = self.now + self.telling_every;
             self.tell();
         }
         if self.looking <= self.now {
@@ -343,7 +353,8 @@ impl World {
         }
         if self.traffic <= self.now {
             self.traffic = self.now + PERIOD;
-            for from in 0..self.count() {
+            let senders = if self.quiet { 0 } else { self.count() };
+            for from in 0..senders {
                 for _ in 0..OTHERS {
                     let to = self.random(self.count());
                     if to != from {
@@ -514,6 +525,7 @@ impl World {
         let gate = &self.gates[node];
         let admitted = gate.host() == host
             && self.model.passes(flying.sender, node)
+            && !self.one_way.contains(&(flying.sender, node))
             && gate.admits(flying.from, flying.to.port(), self.now);
         if admitted && !self.asleep.contains(&node) {
             let instant = self.instant(node);
