@@ -45,7 +45,7 @@ pub(crate) struct Paths {
     leads: bool,
     candidates: Vec<SocketAddr>,
     current: Option<Path>,
-    /// When something authentic last came by the current path.
+    /// When something last came by the current path that the peer did not only try.
     heard: Option<Instant>,
     /// When the first datagram went out by the current path that nothing has come back for.
     unanswered: Option<Instant>,
@@ -239,11 +239,21 @@ impl Paths {
             return true;
         };
         if path == current {
-            self.heard = Some(now);
-            self.unanswered = None;
-            self.proven = None;
-            if self.seek.is_some_and(|seek| seek.why == Why::Doubt) {
-                self.settle(now);
+            // What comes does not tell that what goes arrives: a path in doubt is to answer.
+            let works = match sign {
+                Sign::Answer => true,
+                Sign::Word => !self.speaks || self.doubt_round().is_none(),
+                Sign::Try => !self.speaks,
+            };
+            if sign != Sign::Try {
+                self.heard = Some(now);
+            }
+            if works {
+                self.unanswered = None;
+                self.proven = None;
+                if self.doubt_round().is_some() {
+                    self.settle(now);
+                }
             }
             return false;
         }

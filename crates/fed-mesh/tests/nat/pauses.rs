@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
+use fed_mesh::Path;
+
 use crate::model::Kind;
+use crate::numbered::key;
 use crate::seconds;
 use crate::world::{Weather, World};
 
@@ -90,5 +93,29 @@ fn who_only_receives_notices_that_its_nat_was_renewed() {
     for kinds in RELAYED {
         let (one, other) = (kinds.len() - 2, kinds.len() - 1);
         renew_nat(kinds, one, &[(other, one)], most);
+    }
+}
+
+#[test]
+fn a_path_that_dies_in_one_direction_is_left_by_both() {
+    for seed in 0..5 {
+        for dead in [(1, 2), (2, 1)] {
+            let mut world = quiet(vec![Kind::Open; 3], Weather::CALM, seed, seconds(10));
+            let both = [(1, 2), (2, 1)];
+            pauses(&mut world, &both, seconds(10));
+            world.one_way.insert(dead);
+            let pauses = pauses(&mut world, &both, seconds(40));
+            // One leaves it when it has heard nothing for 2.5 s; the other one follows when what
+            // came by it has ceased for the second of doubt.
+            let longest = pauses.iter().max().expect("two streams");
+            assert!(*longest < seconds(4), "{dead:?} died: {pauses:?}");
+            for (from, to) in both {
+                assert_eq!(
+                    world.path(from, to),
+                    Some(Path::Relay(key(0))),
+                    "{dead:?} died"
+                );
+            }
+        }
     }
 }
