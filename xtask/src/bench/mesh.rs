@@ -93,7 +93,12 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<ExitCode> {
         .collect::<Result<Vec<_>>>()?;
     for repetition in 1..=arguments.repetitions {
         for test in &tests {
-            for (name, tunnel) in tunnels(&grounds, *test) {
+            let mut turns: Vec<_> = tunnels(&grounds, *test).collect();
+            // Who comes first may find a rested machine.
+            if repetition % 2 == 0 {
+                turns.reverse();
+            }
+            for (name, tunnel) in turns {
                 let measured = measure::run(*test, tunnel, arguments.seconds)
                     .with_context(|| format!("{} of {name} failed", test.name()))?;
                 progress(repetition, arguments.repetitions, *test, name, measured);
