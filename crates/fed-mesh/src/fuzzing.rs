@@ -2,9 +2,10 @@
 //!
 //! An input is a row of pieces, each a length of two bytes (little-endian) and so many bytes.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use crate::frame::{self, Frame, RouterId};
 use crate::packet::addresses;
 use crate::{
     Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, Origin, Output, PeerConfig,
@@ -13,6 +14,10 @@ use crate::{
 
 /// The peer's address; all others of its /64 are its own too.
 const PEER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1);
+
+/// The router without cryptography, and its peers in [`frames`]: keys of bytes that are all alike.
+const OWN: u8 = 1;
+const MEMBERS: [u8; 3] = [2, 3, 4];
 
 /// The secret keys of the router and of its one peer, so that a corpus can hold real handshakes.
 const ROUTER_KEY: [u8; 32] = [1; 32];
@@ -57,10 +62,9 @@ pub fn datagrams(input: &[u8], now: Instant) {
 /// # Panics
 /// Something passes that should not, or does not that should.
 pub fn packets(input: &[u8], now: Instant) {
-    let key = PublicKey::from_bytes([2; 32]);
     let mut router = Router::with_protocol(Bare, now);
     let mut out = Output::default();
-    add(&mut router, key, now, &mut out);
+    add(&mut router, key(2), now, &mut out);
     for piece in pieces(input) {
         let Some((side, packet)) = piece.split_first() else {
             continue;
@@ -74,6 +78,86 @@ pub fn packets(input: &[u8], now: Instant) {
             from_tun(packet, &out);
         }
     }
+}
+
+/// Datagrams into a router that three peers reach straight, without cryptography: the first byte of
+/// a piece says who sends it, one of them or a stranger.
+///
+/// # Panics
+/// Something is passed on that should not be, elsewhere than it should, or changed.
+pub fn frames(input: &[u8], now: Instant) {
+    let mut router = Router::with_protocol(Bare, now);
+    let mut out = Output::default();
+    let peers = MEMBERS.map(|number| PeerConfig {
+        public_key: key(number),
+        endpoints: vec![outer(number)],
+        allowed_ips: vec![Ipv6Prefix::host(inner(number))],
+        keepalive: None,
+    });
+    router
+        .set_peers(peers.into(), now, &mut out)
+        .expect("three peers");
+    for number in MEMBERS {
+        router.handle_datagram(outer(number), &greeting(number), now, &mut out);
+    }
+    for piece in pieces(input) {
+        let Some((sender, datagram)) = piece.split_first() else {
+            continue;
+        };
+        let sender = MEMBERS[0] + sender % 4;
+        out.clear();
+        router.handle_datagram(outer(sender), datagram, now, &mut out);
+        passed_on(sender, datagram, &out);
+    }
+}
+
+/// Looks at what a router has made of a datagram from a peer, or the stranger behind the last.
+fn passed_on(sender: u8, datagram: &[u8], out: &Output) {
+    let frame = Frame::read(datagram).filter(|frame| frame.to != key(OWN).into());
+    let Some(frame) = frame else {
+        // Only pings are answered, and to who asked.
+        let longest = frame::HEADER + control::LENGTH;
+        for answer in out.trains(1, 0) {
+            assert!(answer.bytes.len() <= longest && answer.to == outer(sender));
+        }
+        for packet in out.packets() {
+            let source = addresses(packet).map(|ends| ends.source);
+            assert!(MEMBERS.iter().any(|number| source == Some(inner(*number))));
+        }
+        return;
+    };
+    assert_eq!(out.packets().len(), 0, "it is not for this router");
+    let id = |number: &&u8| RouterId::from(key(**number));
+    let to = MEMBERS.iter().find(|number| id(number) == frame.to);
+    let from = MEMBERS.iter().find(|number| id(number) == frame.from);
+    let sent: Vec<_> = out.trains(1, 0).map(|sent| (sent.to, sent.bytes)).collect();
+    match (to, from) {
+        (Some(to), Some(from)) if *from == sender && to != from => {
+            assert_eq!(sent, [(outer(*to), datagram)]);
+        }
+        _ => assert_eq!(sent, []),
+    }
+}
+
+/// An inner packet of a peer, by which it is heard.
+fn greeting(number: u8) -> Vec<u8> {
+    let mut packet = vec![0; 40];
+    packet[0] = 0x60;
+    packet[8..24].copy_from_slice(&inner(number).octets());
+    packet[24..].copy_from_slice(&inner(0).octets());
+    packet
+}
+
+fn key(number: u8) -> PublicKey {
+    PublicKey::from_bytes([number; 32])
+}
+
+fn outer(number: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, number], 51_820))
+}
+
+fn inner(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, number.into(), 0, 0, 0, 1)
 }
 
 fn from_peer(packet: &[u8], out: &Output) {
@@ -113,30 +197,30 @@ fn add<P: Protocol>(router: &mut Router<P>, key: PublicKey, now: Instant, out: &
 }
 
 fn endpoint() -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, 1], 51_820))
+    outer(2)
 }
 
-/// A protocol without secrets: a datagram is a packet, always of the one peer.
+/// A protocol without secrets: a datagram is a packet, of the peer that a relay names, or of the one
+/// whose place among the addresses of [`frames`] it came from.
 struct Bare;
 
 impl Protocol for Bare {
     type Session = Self;
 
     fn public_key(&self) -> PublicKey {
-        PublicKey::from_bytes([1; 32])
+        key(OWN)
     }
 
     fn session(&self, _peer: PublicKey, _slot: u32, _now: Instant) -> Self {
         Self
     }
 
-    fn address(
-        &self,
-        _from: Origin,
-        _datagram: &[u8],
-        _now: Instant,
-    ) -> Result<Addressee, Refusal> {
-        Ok(Addressee::Slot(0))
+    fn address(&self, from: Origin, _datagram: &[u8], _now: Instant) -> Result<Addressee, Refusal> {
+        let place = match from.hop.ip() {
+            IpAddr::V4(hop) => hop.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        Ok(Addressee::Key(from.sender.unwrap_or(key(place))))
     }
 }
 

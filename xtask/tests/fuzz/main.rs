@@ -14,12 +14,15 @@ use proptest::test_runner::{Config, TestRunner};
 type Run = fn(&[u8]);
 
 /// The targets, as in `fuzz/fuzz_targets`.
-const TARGETS: [(&str, Run); 7] = [
+const TARGETS: [(&str, Run); 8] = [
     ("datagrams", |input| {
         fed_mesh::fuzzing::datagrams(input, Instant::now())
     }),
     ("packets", |input| {
         fed_mesh::fuzzing::packets(input, Instant::now())
+    }),
+    ("frames", |input| {
+        fed_mesh::fuzzing::frames(input, Instant::now());
     }),
     ("packets_of_peers", fed_tun::fuzzing::packets_of_peers),
     (
