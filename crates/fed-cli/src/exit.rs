@@ -104,7 +104,10 @@ fn of_down(error: &DownError) -> u8 {
         DownError::Unknown { .. } => UNKNOWN,
         DownError::Busy { .. } => TAKEN,
         DownError::Untold { .. } => SITE,
-        DownError::Control(_) | DownError::State(_) | DownError::Identity(_) => FAILED,
+        DownError::Left { .. }
+        | DownError::Control(_)
+        | DownError::State(_)
+        | DownError::Identity(_) => FAILED,
     }
 }
 

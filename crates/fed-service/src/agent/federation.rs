@@ -34,6 +34,9 @@ const QUEUE: usize = 32;
 /// Events that a slow watcher may lag behind.
 const EVENTS: usize = 256;
 
+/// Name of the node's folder in that of its federation.
+pub(super) const NODE: &str = "node";
+
 /// What the agent keeps of a federation on disk, to adopt its node after a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -50,8 +53,6 @@ pub(super) struct Record {
     pub(super) began: u64,
     pub(super) scheduler: Option<String>,
     pub(super) all_pools: Vec<String>,
-    /// The node's process.
-    pub(super) node_pid: Option<u32>,
     /// The pools as the site offered them when it began.
     #[serde(default)]
     pub(super) pools: Vec<PoolOffer>,
@@ -183,7 +184,7 @@ pub(super) fn spawn(
         events: events.clone(),
     };
     let span = tracing::info_span!("federation", id = %record.id, name = %record.name);
-    let node = NodeFolder::new(folder.join("node"));
+    let node = NodeFolder::new(folder.join(NODE));
     let task = Task {
         host,
         client: NodeClient::new(&node),

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use fed_core::{FederationId, SiteName};
 use fed_rpc::status::{ENDED_HERE, Reason, Refusal};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::account::{Account, Accounts};
-use super::federation::{self, Call, Federation, Host, Record};
+use super::federation::{self, Call, Federation, Host, NODE, Record};
 use super::policy::Allowance;
 use crate::deadline::seconds_since_boot;
+use crate::node::{NodeFolder, process};
 use crate::state::{self, StateError};
 
 /// Federations that have ended of which the reason is kept.
@@ -65,7 +66,9 @@ impl Registry {
     }
 
     /// Adopts the nodes that outlived an earlier agent; `host` gives an operator's.
-    pub(super) fn adopt(&self, host: impl Fn(&str) -> Arc<Host>) -> Result<(), StateError> {
+    ///
+    /// One whose record is lost or damaged is ended: nobody would count what it uses.
+    pub(super) async fn adopt(&self, host: impl Fn(&str) -> Arc<Host>) -> Result<(), StateError> {
         for name in state::entries(&self.folder)? {
             let path = self.folder.join(&name);
             match state::read_json::<Record>(&path.join("federation.json")) {
@@ -84,10 +87,10 @@ impl Registry {
                     let account = self.accounts.open(record.id, operator, pools, load);
                     self.spawn(&mut self.lock(), record, Arc::new(host), account, true);
                 }
-                Ok(None) => state::remove(&path)?,
+                Ok(None) => end_unknown(&path).await?,
                 Err(error) => {
-                    warn!(%error, "a federation's record is damaged, so its files are removed");
-                    state::remove(&path)?;
+                    warn!(%error, "a federation's record is damaged, so what is left of it ends");
+                    end_unknown(&path).await?;
                 }
             }
         }
@@ -223,4 +226,13 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends the node of a federation of which nothing else is known, and removes its folder.
+async fn end_unknown(path: &Path) -> Result<(), StateError> {
+    let node = NodeFolder::new(path.join(NODE));
+    if let Err(processes) = process::end(&node, Duration::ZERO).await {
+        error!(folder = %path.display(), ?processes, "processes of a node cannot be killed");
+    }
+    state::remove(path)
 }

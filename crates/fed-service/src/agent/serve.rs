@@ -150,11 +150,12 @@ pub async fn run(
     let socket = control_socket(&config.state).await?;
     let registry = Registry::open(config.name.clone(), &config.state)?;
     let known = roster.operators()?;
-    registry.adopt(|id| {
+    let hosts = |id: &str| {
         let site = site.borrow();
         let limits = roster::present(&known, id).map(|operator| site.limits(operator));
         site.host(&limits.unwrap_or_default())
-    })?;
+    };
+    registry.adopt(hosts).await?;
     let ending = CancellationToken::new();
     let presented = Arc::new(Presented::new(&identity));
     let dialled = Dialling {

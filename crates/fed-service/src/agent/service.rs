@@ -339,7 +339,6 @@ fn record(message: v1::PrepareRequest, operator: &Operator) -> Result<Record, In
         lease,
         began: seconds_since_boot(),
         scheduler: None,
-        node_pid: None,
         all_pools: Vec::new(),
         pools: Vec::new(),
         crew: Crew::default(),

@@ -194,21 +194,6 @@ fn last_words(folder: &NodeFolder) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("; ")
 }
 
-/// Kills the outer half of a node that does not end, if the process of this id is that node still.
-/// Its sandbox ends with it.
-pub(crate) fn kill(folder: &NodeFolder, pid: u32) {
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let own = folder.path().as_os_str().as_encoded_bytes();
-    if command
-        .split(|byte| *byte == 0)
-        .any(|argument| argument == own)
-    {
-        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
-        // It may have ended this moment.
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-    }
-}
-
 /// Calls a node that runs.
 #[derive(Clone, Debug)]
 pub struct NodeClient {

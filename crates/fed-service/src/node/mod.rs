@@ -11,6 +11,7 @@ mod gate;
 pub(crate) mod log;
 mod mesh;
 mod news;
+pub(crate) mod process;
 mod protocol;
 mod reach;
 mod room;
@@ -19,7 +20,7 @@ mod serve;
 mod spec;
 mod tasks;
 
-pub(crate) use client::{Death, kill};
+pub(crate) use client::Death;
 pub use client::{NodeClient, NodeError, NodeEvents, SpawnError, Supervision, spawn};
 pub use failure::RunError;
 #[cfg(feature = "fuzzing")]

@@ -19,7 +19,7 @@ use super::report::{Progress, Status, Untold, told_of};
 use super::site::SiteClient;
 use super::state::{FederationFolder, OperatorState, Record, Site};
 use crate::control::{self, Connection, ControlError, Writer};
-use crate::node::log;
+use crate::node::{log, process};
 use crate::state::{Lock, StateError};
 
 /// How often a process that ends is looked at.
@@ -173,6 +173,18 @@ pub enum DownError {
         /// Those sites.
         untold: Vec<Untold>,
     },
+    /// It has ended at its sites, but not on this host.
+    #[error(
+        "federation {name}: its node does not end here, although it was killed (processes {}); when \
+         they have gone, `fed down {name}` removes what is left",
+        numbers(.processes)
+    )]
+    Left {
+        /// The federation.
+        name: FederationName,
+        /// The node's processes.
+        processes: Vec<i32>,
+    },
     /// Its `fed up` runs but does not answer.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -195,6 +207,11 @@ impl DownError {
             Err(error) => error.into(),
         }
     }
+}
+
+fn numbers(processes: &[i32]) -> String {
+    let numbers: Vec<String> = processes.iter().map(i32::to_string).collect();
+    numbers.join(", ")
 }
 
 fn ended(last: Option<&FederationEnd>) -> String {
@@ -333,7 +350,7 @@ pub async fn clean_up(state: &OperatorState, name: &FederationName) -> Result<()
     let Some(record) = folder.record()? else {
         return Err(DownError::unknown(state, name));
     };
-    let untold = end_stale(state, &Inbound::of(state), &folder, record).await?;
+    let untold = end_stale(state, &Inbound::of(state), name, record).await?;
     folder.remove_log()?;
     all_told(name, untold)
 }
@@ -348,12 +365,15 @@ fn all_told(name: &FederationName, untold: Vec<Untold>) -> Result<(), DownError>
     })
 }
 
+/// Tells the sites of a dead `fed up`, and sees to it that its node ends too, which sees by itself
+/// that it is alone unless something keeps it from it.
 async fn end_stale(
     state: &OperatorState,
     inbound: &Inbound,
-    folder: &FederationFolder,
+    name: &FederationName,
     record: Record,
 ) -> Result<Vec<Untold>, DownError> {
+    let folder = state.federation(name);
     let identity = state.identity()?;
     let sites = state.sites()?;
     let told = record.sites.into_iter().map(async |site| {
@@ -365,7 +385,13 @@ async fn end_stale(
         left.err().map(|problem| Untold::now(site, problem, lease))
     });
     // All at once: each that is away is waited for.
-    let told = futures::future::join_all(told).await;
+    let told = futures::future::join_all(told);
+    let node = folder.node();
+    let (told, ended) = tokio::join!(told, process::end(&node, 2 * Leases::GRACE));
+    ended.map_err(|processes| DownError::Left {
+        name: name.clone(),
+        processes,
+    })?;
     folder.remove()?;
     Ok(told.into_iter().flatten().collect())
 }
@@ -397,7 +423,7 @@ pub(super) async fn clean_up_stale(
         // It may have died before it wrote one.
         return Ok(folder.remove()?);
     };
-    for untold in end_stale(state, inbound, &folder, record).await? {
+    for untold in end_stale(state, inbound, name, record).await? {
         warn!("of an earlier federation {name}: {untold}");
     }
     Ok(())

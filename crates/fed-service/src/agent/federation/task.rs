@@ -14,7 +14,9 @@ use super::{Answer, Call, Happening, Host, Record, refuse};
 use crate::agent::account::Account;
 use crate::agent::replacement::Replacements;
 use crate::deadline::until;
-use crate::node::{self, NodeClient, NodeEvents, NodeFolder, NodeSpec, Ready, Supervision, log};
+use crate::node::{
+    self, NodeClient, NodeEvents, NodeFolder, NodeSpec, Ready, Supervision, log, process,
+};
 use crate::python;
 use crate::state::{self, StateError};
 /// Why a federation ends whose node is gone.
@@ -241,7 +243,7 @@ impl Task {
         let spawned = node::spawn(&self.host.program, &self.node, &spec).await;
         let (ready, mut supervision) =
             spawned.map_err(|error| refuse(Reason::ProcessFailed, &error))?;
-        let events = match self.equip(ready.pid).await {
+        let events = match self.equip().await {
             Ok(events) => events,
             Err(refusal) => {
                 supervision.ended(Duration::ZERO).await;
@@ -258,10 +260,7 @@ impl Task {
     }
 
     /// Gives a new node what its processes need, and watches it.
-    async fn equip(&mut self, pid: u32) -> Result<NodeEvents, Refusal> {
-        self.record.node_pid = Some(pid);
-        self.save()
-            .map_err(|error| refuse(Reason::Internal, &error))?;
+    async fn equip(&self) -> Result<NodeEvents, Refusal> {
         python::install_package(&self.node.package())
             .map_err(|error| refuse(Reason::Internal, &error))?;
         let watched = self.client.watch().await;
@@ -328,8 +327,8 @@ impl Task {
             }
         }
         // One that was adopted, or could not be, is nobody's child.
-        if let Some(pid) = self.record.node_pid.take() {
-            node::kill(&self.node, pid);
+        if let Err(processes) = process::end(&self.node, Duration::ZERO).await {
+            error!(?processes, "processes of the node cannot be killed");
         }
         if let Err(error) = state::remove(&self.folder) {
             error!(%error, "files of an ended federation are left");
