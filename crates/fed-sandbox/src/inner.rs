@@ -182,6 +182,8 @@ impl Driver {
             }
         }
         drop(control);
+        // One that is stopped does not see the end of the stream.
+        child.get_ref().kill();
         state.waiting.clear();
         if let Err(error) = child.readable().await {
             tracing::warn!(%error, "cannot watch the sandbox's end");

@@ -227,6 +227,11 @@ impl Child {
         self.pid.as_raw().cast_unsigned()
     }
 
+    /// Kills it, unless it has ended.
+    pub(crate) fn kill(&self) {
+        let _ = clone::kill(&self.pidfd);
+    }
+
     /// Reaps it, if it has ended and was not reaped before.
     pub(crate) fn reap(&self) {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
@@ -243,7 +248,7 @@ impl AsRawFd for Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let _ = clone::kill(&self.pidfd);
+        self.kill();
         let mut watched = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut watched, PollTimeout::from(END_LIMIT_MS));
         self.reap();

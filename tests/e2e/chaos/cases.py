@@ -116,6 +116,15 @@ OPERATORS_NODE = tuple(
 )
 """Either half, while something waits for the node: the scheduler, the mesh, the workers."""
 
+TWO_ON_THE_WAY_UP = (
+    Case(
+        faults.stop_operators_outer_node_and_kill_operator,
+        VICTIMS[faults.kill_operator],
+        "ecmwf: workers started",
+    ),
+)
+"""Two at once: what is left of an operator that cannot end by itself is for `fed down` to end."""
+
 ON_THE_WAY_UP = (
     *(
         Case(fault, UP if (fault, step) in NOT_MISSED else saw, step)
@@ -123,6 +132,7 @@ ON_THE_WAY_UP = (
         for fault, saw in list(VICTIMS.items())[:there]
     ),
     *OPERATORS_NODE,
+    *TWO_ON_THE_WAY_UP,
 )
 
 IN_A_COMPUTATION = (
@@ -157,4 +167,6 @@ IN_A_COMPUTATION = (
     Case(faults.stop_scheduler_beyond_the_lease, RIGHT),
     Case(faults.stop_worker_beyond_the_lease, RIGHT),
     Case(faults.freeze_site, EMPTY),
+    Case(faults.stop_inner_node_without_agent, RIGHT, tasks=15, after=faults.await_end_of_node),
+    Case(faults.stop_operators_inner_node_and_kill_operator, LOST),
 )

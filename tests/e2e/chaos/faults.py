@@ -227,6 +227,29 @@ def stop_inner_node(world: World) -> None:
     os.kill(_node(world, VICTIM, outer=False), signal.SIGSTOP)
 
 
+def stop_inner_node_without_agent(world: World) -> None:
+    """SIGSTOP of the first process of a site's sandbox, while its agent is away."""
+    stop_inner_node(world)
+    world.sites[VICTIM].end(signal.SIGTERM)
+
+
+def stop_operators_outer_node_and_kill_operator(world: World) -> None:
+    """SIGSTOP of the operator's node, for ever, and ``kill -9`` of `fed up`."""
+    stop_operators_outer_node(world)
+    kill_operator(world)
+
+
+def stop_operators_inner_node_and_kill_operator(world: World) -> None:
+    """SIGSTOP of the first process of the scheduler's sandbox, and ``kill -9`` of `fed up`."""
+    os.kill(_node(world, "operator", outer=False), signal.SIGSTOP)
+    kill_operator(world)
+
+
+def await_end_of_node(world: World) -> None:
+    """Wait until a site's node has ended, by itself where there is no agent."""
+    until(lambda: world.pids(VICTIM, r"fed node"), lambda left: not left)
+
+
 def stop_scheduler_beyond_the_lease(world: World) -> None:
     """SIGSTOP of the scheduler, and SIGCONT 12 seconds later: longer than the lease."""
     _stop_for(12.0, _scheduler(world))

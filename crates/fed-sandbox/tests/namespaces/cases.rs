@@ -59,6 +59,10 @@ pub(crate) fn all() -> Vec<Case> {
         case("out_of_memory", limits::out_of_memory),
         case("check_passes", |_| check().unwrap()),
         case("end_by_close", ends::end_by_close),
+        case(
+            "end_by_close_while_stopped",
+            ends::end_by_close_while_stopped,
+        ),
         case("end_by_drop", ends::end_by_drop),
         case("end_of_pid_1", ends::end_of_pid_1),
         case("end_of_one_of_two", ends::end_of_one_of_two),

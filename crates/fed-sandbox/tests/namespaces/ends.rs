@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use fed_sandbox::{Event, ExitStatus, RunError, spawn};
+use fed_sandbox::{Event, ExitStatus, RunError, SignalError, spawn};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -22,6 +22,20 @@ pub(crate) fn end_by_close(world: &World) {
             .unwrap_err();
         assert!(matches!(error, RunError::Closed { .. }), "{error}");
         assert!(other.connect(SocketAddr::from((ADDRESS, 1))).await.is_err());
+    });
+}
+
+/// PID 1 is stopped, and so answers nothing, nor sees that its control socket is closed.
+pub(crate) fn end_by_close_while_stopped(world: &World) {
+    world.live(async |live| {
+        let id = live.start("sleeper", &["sleep", "1000"]).await;
+        stop(live.pid).await;
+        let handle = live.handle.clone();
+        let unheard = tokio::spawn(async move { handle.signal(id, 15).await });
+        live.handle.close().await;
+        assert!(!is_process(live.pid));
+        let error = unheard.await.unwrap().unwrap_err();
+        assert!(matches!(error, SignalError::Closed { .. }), "{error}");
     });
 }
 
@@ -89,14 +103,18 @@ pub(crate) fn end_by_kill(world: &World) {
 pub(crate) fn end_by_kill_while_stopped(world: &World) {
     world.live(async |live| {
         live.start("sleeper", &["sleep", "1000"]).await;
-        kill(Pid::from_raw(live.pid.cast_signed()), Signal::SIGSTOP).unwrap();
-        let stat = format!("/proc/{}/stat", live.pid);
-        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
-            tokio::task::yield_now().await;
-        }
+        stop(live.pid).await;
         println!("{READY}");
         std::future::pending::<()>().await;
     });
+}
+
+async fn stop(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).unwrap();
+    let stat = format!("/proc/{pid}/stat");
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn is_process(pid: u32) -> bool {

@@ -25,7 +25,7 @@ use crate::state::{self, StateError};
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a node may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a node could not be started.
 #[derive(Debug, Error)]

@@ -11,9 +11,10 @@ use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tracing::{info, warn};
 
+use super::client::PATIENCE;
 use super::failure::RunError;
 use super::gate;
 use super::mesh::{self, Mesh};
@@ -77,6 +78,8 @@ pub fn run(folder: &NodeFolder, ready: impl FnOnce(&Ready)) -> Result<(), RunErr
         ready(node.mesh.ready());
         node.live(parent).await
     });
+    // Kills the sandbox if it is still there, before its files go.
+    runtime.shutdown_timeout(Leases::GRACE);
     // Whoever started the node removes the folder too, unless it has died.
     if let Err(error) = state::remove(folder.path()) {
         warn!(%error, "the node's folder stays");
@@ -148,15 +151,30 @@ impl Node {
             tokio::select! {
                 question = self.questions.recv() => {
                     let Some((request, reply)) = question else { break };
-                    if matches!(request, Request::Stop) {
-                        self.end("told to stop").await;
-                        // The supervisor may have left without waiting.
-                        let _ = reply.send(Reply::Done);
-                        return Ok(());
+                    match request {
+                        Request::Stop => {
+                            self.end("told to stop").await;
+                            // The supervisor may have left without waiting.
+                            let _ = reply.send(Reply::Done);
+                            return Ok(());
+                        }
+                        Request::Run(process) => self.tasks.start(process, reply),
+                        other @ (Request::Report
+                        | Request::Connect(_)
+                        | Request::Terminate(_)
+                        | Request::AwaitPort(_)
+                        | Request::OpenGateway { .. }
+                        | Request::Renew
+                        | Request::Watch) => {
+                            let answered = timeout(PATIENCE, self.answer(other)).await;
+                            let late = |_| Reply::Failed(format!(
+                                "the node has not done it in {} s", PATIENCE.as_secs()
+                            ));
+                            let _ = reply.send(answered.unwrap_or_else(late));
+                        }
                     }
-                    let answer = self.answer(request).await;
-                    let _ = reply.send(answer);
                 }
+                Some(started) = self.tasks.next_started() => self.tasks.started(started),
                 event = self.sandbox_events.recv() => match event {
                     Some(Event::Exited { id, name, status }) => {
                         let event = self.tasks.ended(id, name, status);
@@ -198,8 +216,11 @@ impl Node {
             Resources::Memory | Resources::Processes => self.tasks.condemn(&excess),
             Resources::Scratch { .. } | Resources::Files | Resources::Hidden { .. } => {
                 self.tasks.condemn(&excess);
-                if let Err(error) = self.sandbox.kill_all().await {
-                    warn!(%error, "the processes inside could not be killed");
+                // One that is stopped does it when it goes on.
+                match timeout(Leases::GRACE, self.sandbox.kill_all()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => warn!(%error, "the processes inside could not be killed"),
+                    Err(_) => warn!("the sandbox does not answer, so what runs inside goes on"),
                 }
                 let (folder, shown) = (self.folder.clone(), self.spec.read_only.clone());
                 let emptying = move || scratch::empty(&folder, &shown);
@@ -220,9 +241,8 @@ impl Node {
                 processes: self.tasks.names(),
             }),
             Request::Connect(peers) => done(self.mesh.connect(peers).await),
-            Request::Run(process) => done(self.tasks.run(process).await),
             Request::Terminate(names) => {
-                self.tasks.terminate(&names).await;
+                self.tasks.terminate(&names);
                 Reply::Done
             }
             Request::OpenGateway {
@@ -234,7 +254,7 @@ impl Node {
                 self.deadline = self.spec.lease.map(|lease| Instant::now() + lease);
                 Reply::Done
             }
-            Request::AwaitPort(_) | Request::Watch | Request::Stop => {
+            Request::Run(_) | Request::AwaitPort(_) | Request::Watch | Request::Stop => {
                 Reply::Failed("answered elsewhere".to_owned())
             }
         }
@@ -259,13 +279,24 @@ impl Node {
         }
     }
 
-    /// Ends the processes in order, then the sandbox, then the mesh.
+    /// Ends everything, in order if it lets itself be ended so: what does not answer ends when this
+    /// process drops its end of the sandbox.
     async fn end(&mut self, why: &str) {
         info!(why, processes = self.tasks.names().len(), "node ends");
+        if timeout(2 * Leases::GRACE, self.end_in_order())
+            .await
+            .is_err()
+        {
+            warn!(folder = %self.folder.path().display(), "what does not end in order is killed");
+        }
+    }
+
+    /// Ends the processes, then the sandbox, then the mesh.
+    async fn end_in_order(&mut self) {
         if let Some(gateway) = self.gateway.take() {
             gateway.close().await;
         }
-        self.tasks.terminate(&[]).await;
+        self.tasks.terminate(&[]);
         let all_ended = async {
             while !self.tasks.names().is_empty() {
                 match self.sandbox_events.recv().await {
@@ -277,10 +308,7 @@ impl Node {
                 }
             }
         };
-        if tokio::time::timeout(Tasks::PATIENCE, all_ended)
-            .await
-            .is_err()
-        {
+        if timeout(Tasks::PATIENCE, all_ended).await.is_err() {
             warn!(folder = %self.folder.path().display(), "processes that did not end are killed");
         }
         // Its sockets would keep the sandbox's network in being.
@@ -391,7 +419,7 @@ async fn await_port(sandbox: &Handle, address: SocketAddr) -> Reply {
             tokio::time::sleep(PORT_RETRY).await;
         }
     };
-    match tokio::time::timeout(PORT_PATIENCE, open).await {
+    match timeout(PORT_PATIENCE, open).await {
         Ok(()) => Reply::Done,
         Err(_) => Reply::Failed(format!(
             "nothing listens at {address} after {} s",

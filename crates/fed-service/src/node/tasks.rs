@@ -6,9 +6,11 @@ use std::time::Duration;
 use fed_core::Leases;
 use fed_sandbox::{Excess, ExitStatus, Handle, ProcessId, ProcessSpec};
 use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::protocol::{NodeEvent, ProcessRequest};
+use super::protocol::{NodeEvent, ProcessRequest, Reply};
 use super::spec::NodeFolder;
 
 /// Starts, names and ends the processes of one sandbox.
@@ -20,8 +22,21 @@ pub(super) struct Tasks {
     asked: BTreeSet<ProcessId>,
     /// Why processes are being killed that used too much.
     condemned: BTreeMap<ProcessId, String>,
+    /// Those that are being started, and their names.
+    starting: JoinSet<Started>,
+    beginning: BTreeSet<String>,
+    /// Those of them whose end was told before it was known that they had started.
+    gone: BTreeSet<ProcessId>,
     /// Names that were told to end before they ran: an order to start them comes too late.
     ended_before: BTreeSet<String>,
+}
+
+/// What came of starting a process, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Started {
+    name: String,
+    process: Result<ProcessId, String>,
+    reply: oneshot::Sender<Reply>,
 }
 
 impl Tasks {
@@ -32,6 +47,9 @@ impl Tasks {
             running: BTreeMap::new(),
             asked: BTreeSet::new(),
             condemned: BTreeMap::new(),
+            starting: JoinSet::new(),
+            beginning: BTreeSet::new(),
+            gone: BTreeSet::new(),
             ended_before: BTreeSet::new(),
         }
     }
@@ -41,30 +59,70 @@ impl Tasks {
         self.running.keys().cloned().collect()
     }
 
-    /// Starts a process. One that runs already under this name is left alone.
-    pub(super) async fn run(&mut self, request: ProcessRequest) -> Result<(), String> {
-        if self.running.contains_key(&request.name) {
-            return Ok(());
-        }
-        if self.ended_before.contains(&request.name) {
-            return Err(format!("{} was told to end before it began", request.name));
-        }
-        let spec = ProcessSpec {
-            log: self.folder.process_log(&request.name),
-            cwd: self.folder.scratch(),
-            name: request.name.clone(),
-            argv: request.argv,
-            env: request.env,
-            allowance: request.allowance,
+    /// Has a process started, and `reply` answered once it runs: the sandbox may take its time, or be
+    /// stopped. One that runs already under this name is left alone.
+    pub(super) fn start(&mut self, request: ProcessRequest, reply: oneshot::Sender<Reply>) {
+        let name = request.name;
+        let answer = if self.running.contains_key(&name) {
+            Reply::Done
+        } else if self.ended_before.contains(&name) {
+            Reply::Failed(format!("{name} was told to end before it began"))
+        } else if !self.beginning.insert(name.clone()) {
+            Reply::Failed(format!("{name} is being started already"))
+        } else {
+            let spec = ProcessSpec {
+                log: self.folder.process_log(&name),
+                cwd: self.folder.scratch(),
+                name: name.clone(),
+                argv: request.argv,
+                env: request.env,
+                allowance: request.allowance,
+            };
+            let sandbox = self.sandbox.clone();
+            self.starting.spawn(async move {
+                let process = sandbox.run(spec).await;
+                Started {
+                    name,
+                    process: process.map_err(|error| error.to_string()),
+                    reply,
+                }
+            });
+            return;
         };
-        let id = self
-            .sandbox
-            .run(spec)
-            .await
-            .map_err(|error| error.to_string())?;
-        info!(process = request.name, %id, "process started");
-        self.running.insert(request.name, id);
-        Ok(())
+        // Whoever asked may have left.
+        let _ = reply.send(answer);
+    }
+
+    /// Waits for the next process that has been started, or could not be; `None` where none is to
+    /// be. Cancel safe.
+    pub(super) async fn next_started(&mut self) -> Option<Started> {
+        let joined = self.starting.join_next().await?;
+        Some(joined.expect("starting a process neither panics nor is cancelled"))
+    }
+
+    /// Notes that a process runs, or why not, and answers who asked for it.
+    pub(super) fn started(&mut self, started: Started) {
+        let Started {
+            name,
+            process,
+            reply,
+        } = started;
+        self.beginning.remove(&name);
+        let answer = match process {
+            Ok(id) => {
+                info!(process = name, %id, "process started");
+                // Its end may have been told first.
+                if !self.gone.remove(&id) {
+                    self.running.insert(name.clone(), id);
+                    if self.ended_before.contains(&name) {
+                        self.terminate(&[name]);
+                    }
+                }
+                Reply::Done
+            }
+            Err(problem) => Reply::Failed(problem),
+        };
+        let _ = reply.send(answer);
     }
 
     /// Notes the end of a process; returns what to tell.
@@ -73,6 +131,8 @@ impl Tasks {
         let why = self.condemned.remove(&id);
         if self.running.get(&name) == Some(&id) {
             self.running.remove(&name);
+        } else if self.beginning.contains(&name) {
+            self.gone.insert(id);
         }
         if asked {
             info!(process = name, %status, "process ended");
@@ -99,41 +159,40 @@ impl Tasks {
         }
     }
 
-    /// Asks processes to end, all of them if none is named. Those that are still there after
-    /// [`Leases::GRACE`] are killed. One that does not run will not: orders come over connections of
-    /// their own, and may overtake one another.
-    pub(super) async fn terminate(&mut self, names: &[String]) {
+    /// Asks processes to end, all of them if none is named, and does not wait for it. Those that are
+    /// still there after [`Leases::GRACE`] are killed. One that does not run will not: orders come
+    /// over connections of their own, and may overtake one another.
+    pub(super) fn terminate(&mut self, names: &[String]) {
+        let is_meant = |name: &String| names.is_empty() || names.contains(name);
+        let beginning = self.beginning.iter().filter(|name| is_meant(name));
         let not_running = names
             .iter()
             .filter(|name| !self.running.contains_key(*name));
-        self.ended_before.extend(not_running.cloned());
+        self.ended_before
+            .extend(not_running.chain(beginning).cloned());
         let chosen: Vec<ProcessId> = self
             .running
             .iter()
-            .filter(|(name, _)| names.is_empty() || names.contains(name))
+            .filter(|(name, _)| is_meant(name))
             .map(|(_, id)| *id)
             .collect();
-        for id in &chosen {
-            self.asked.insert(*id);
-            self.signal(*id, Signal::SIGTERM).await;
-        }
         if chosen.is_empty() {
             return;
         }
+        self.asked.extend(&chosen);
         let sandbox = self.sandbox.clone();
         tokio::spawn(async move {
+            for id in &chosen {
+                if let Err(error) = sandbox.signal(*id, Signal::SIGTERM as i32).await {
+                    warn!(%id, %error, "process could not be signalled");
+                }
+            }
             tokio::time::sleep(Leases::GRACE).await;
             for id in chosen {
                 // Most have ended by now, and their ids are never used again.
                 let _ = sandbox.signal(id, Signal::SIGKILL as i32).await;
             }
         });
-    }
-
-    async fn signal(&self, id: ProcessId, signal: Signal) {
-        if let Err(error) = self.sandbox.signal(id, signal as i32).await {
-            warn!(%id, %error, "process could not be signalled");
-        }
     }
 
     /// How long all processes together may take to end.
