@@ -13,7 +13,7 @@ use crate::state::StateError;
 
 /// Bytes at the end of a log in which the last words stand.
 const TAIL: u64 = 64 * 1024;
-/// How the line begins in which a command says why it failed.
+/// How the lines begin in which a command says why it failed.
 const ERROR: &str = "error: ";
 
 /// The end of a detached federation that failed after it was up.
@@ -74,9 +74,11 @@ fn last_words(log: &Path) -> io::Result<Option<(String, SystemTime)>> {
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
     let tail = String::from_utf8_lossy(&tail);
-    let words = tail.lines().rev().find_map(|line| line.strip_prefix(ERROR));
     let at = meta.modified()?;
-    Ok(words.map(|words| (words.to_owned(), at)))
+    // A reason may have several lines, such as a table of versions: nothing is written after it.
+    let text = format!("\n{tail}");
+    let words = text.rsplit_once(&format!("\n{ERROR}"));
+    Ok(words.map(|(_, words)| (words.trim_end().to_owned(), at)))
 }
 
 #[cfg(test)]
@@ -95,14 +97,14 @@ mod tests {
         let early = "x".repeat(usize::try_from(TAIL).unwrap());
         let lost = write(
             "lost",
-            &format!("{early}\nerror: old\nINFO\nerror: the scheduler ended\n"),
+            &format!("{early}\nerror: old\nINFO\nerror: they differ:\n  dask  1  2\n"),
         );
         write("well", "INFO all is well\n");
         let again = write("again", "error: before\n");
         std::fs::create_dir(state.federation(&again).path()).unwrap();
         let ends = state.ends().unwrap();
         assert_eq!(ends, [state.end_of(&lost).unwrap()]);
-        assert_eq!(ends[0].reason, "the scheduler ended");
+        assert_eq!(ends[0].reason, "they differ:\n  dask  1  2");
         assert!(ends[0].to_string().contains("lost.log"), "{}", ends[0]);
     }
 }
