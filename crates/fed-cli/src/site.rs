@@ -86,6 +86,9 @@ pub(crate) fn run(global: &Global, command: Command) -> anyhow::Result<()> {
                 .enable_all()
                 .build()?;
             let (site, listen) = (&arguments.name, arguments.listen.as_deref());
+            if let Some(listen) = listen {
+                console::note(&format!("waiting for the agent of {site} to dial {listen}"));
+            }
             let enrolled = operator::enrol(&state, site, &invitation, &name, listen);
             console::note(&match runtime.block_on(enrolled)?.way {
                 Way::Address(address) => format!("added {site} at {address}"),
