@@ -237,6 +237,21 @@ def test_the_operator_loses_its_node(
     before.clean()
 
 
+def test_a_command_names_the_process_that_does_not_answer(world: World, before: Before) -> None:
+    """As after Ctrl-Z of `fed up`: what nobody waits for any more is not done when it goes on."""
+    world.up(workers=1)
+    (pid,) = world.pids("operator", r"fed .*\bup ecmwf")
+    os.kill(pid, signal.SIGSTOP)
+    for command in ("status", "logs", "down"):
+        told = world.fed(command, "fed", code=1).stderr
+        assert re.search(r"error: process \d+ has not answered in 10 s .*kill -CONT", told), told
+    os.kill(pid, signal.SIGCONT)
+    assert world.status()["phase"] == "running"
+    compute(world)
+    assert "nothing is left" in world.fed("down").stderr
+    before.clean()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_restarted_agent_goes_on(world: World, before: Before, number: signal.Signals) -> None:
     site = world.sites["ecmwf"]

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,8 +15,13 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
 use tracing::warn;
 
+/// How long a process may take until it answers, or says that it is about to.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a process that needs time says so.
+const SIGN: Duration = Duration::from_secs(2);
 /// Longest line, in bytes, that either side reads.
 const MAX_LINE: usize = 64 << 20;
 
@@ -36,6 +42,16 @@ pub enum ControlError {
         /// The socket.
         path: PathBuf,
     },
+    /// The other side neither answers nor says that it is about to.
+    #[error("{}", silence(.path, *.process, *.patience))]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// The process that listens there.
+        process: Option<i32>,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// The other side is another version of fed.
     #[error(
         "{path} answered something else than expected ({source}); is it another version of fed?"
@@ -46,6 +62,18 @@ pub enum ControlError {
         /// What was wrong.
         source: serde_json::Error,
     },
+}
+
+fn silence(path: &Path, process: Option<i32>, patience: Duration) -> String {
+    let seconds = patience.as_secs();
+    match process {
+        Some(pid) => format!(
+            "process {pid} has not answered in {seconds} s at {}: it may be stopped (`kill -CONT \
+             {pid}` lets it go on), or the host is out of memory or time",
+            path.display()
+        ),
+        None => format!("nothing has answered in {seconds} s at {}", path.display()),
+    }
 }
 
 /// Binds a control socket that only this user may connect to, replacing a dead one.
@@ -101,7 +129,7 @@ where
     let mut lines = Reader(BufReader::new(read));
     let mut writer = Writer(write);
     loop {
-        let request = match lines.next::<Request>().await {
+        let request = match lines.next::<Request>(None).await {
             Ok(Some(Ok(request))) => request,
             Ok(Some(Err(error))) => {
                 warn!(%error, "control request is not understood");
@@ -138,13 +166,57 @@ impl Writer {
         line.push(b'\n');
         self.0.write_all(&line).await
     }
+
+    /// Says that an answer is being made: an empty line.
+    ///
+    /// # Errors
+    /// If the other side has left.
+    pub async fn sign(&mut self) -> io::Result<()> {
+        self.0.write_all(b"\n").await
+    }
+
+    /// Waits for what is to be answered, and gives signs of life meanwhile, the first one at once.
+    ///
+    /// # Errors
+    /// If the other side has left. What was waited for is dropped then.
+    pub async fn wait<T>(&mut self, making: impl Future<Output = T>) -> io::Result<T> {
+        tokio::pin!(making);
+        loop {
+            self.sign().await?;
+            if let Ok(made) = timeout(SIGN, &mut making).await {
+                return Ok(made);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Reader(BufReader<OwnedReadHalf>);
 
 impl Reader {
-    async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<serde_json::Result<T>>> {
+    /// Reads the next message. Each line, signs of life too, may take as long as `patience`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`], or what the system says.
+    async fn next<T: DeserializeOwned>(
+        &mut self,
+        patience: Option<Duration>,
+    ) -> io::Result<Option<serde_json::Result<T>>> {
+        loop {
+            let line = match patience {
+                Some(patience) => timeout(patience, self.line()).await??,
+                None => self.line().await?,
+            };
+            match line.as_slice() {
+                [] => return Ok(None),
+                b"\n" => {}
+                line => return Ok(Some(serde_json::from_slice(line))),
+            }
+        }
+    }
+
+    /// Reads a line with its end; an empty one once the other side has left.
+    async fn line(&mut self) -> io::Result<Vec<u8>> {
         use tokio::io::AsyncReadExt as _;
         let mut line = Vec::new();
         let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
@@ -152,10 +224,7 @@ impl Reader {
             .take(limit)
             .read_until(b'\n', &mut line)
             .await?;
-        if line.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(serde_json::from_slice(&line)))
+        Ok(line)
     }
 }
 
@@ -163,6 +232,7 @@ impl Reader {
 #[derive(Debug)]
 pub struct Connection {
     path: PathBuf,
+    process: Option<i32>,
     reader: Reader,
     writer: Writer,
 }
@@ -178,45 +248,71 @@ impl Connection {
             source,
         };
         let stream = open(path).await.map_err(unreachable)?;
+        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let (read, write) = stream.into_split();
         let reader = Reader(BufReader::new(read));
         Ok(Self {
             path: path.to_owned(),
+            process,
             reader,
             writer: Writer(write),
         })
     }
 
-    /// Makes one call.
+    /// Makes one call. The answer, or a sign that it is being made, may take as long as `patience`.
     ///
     /// # Errors
-    /// [`ControlError::Closed`] and [`ControlError::Garbled`].
-    pub async fn call<Request, Reply>(&mut self, request: &Request) -> Result<Reply, ControlError>
+    /// [`ControlError::Closed`], [`ControlError::Silent`] and [`ControlError::Garbled`].
+    pub async fn call<Request, Reply>(
+        &mut self,
+        request: &Request,
+        patience: Duration,
+    ) -> Result<Reply, ControlError>
     where
         Request: Serialize,
         Reply: DeserializeOwned,
     {
-        let closed = || ControlError::Closed {
-            path: self.path.clone(),
-        };
-        self.writer.send(request).await.map_err(|_| closed())?;
-        self.next().await?.ok_or_else(|| ControlError::Closed {
-            path: self.path.clone(),
-        })
+        let sent = timeout(patience, self.writer.send(request)).await;
+        sent.map_err(|_| self.silent(patience))?
+            .map_err(|_| self.closed())?;
+        self.next(Some(patience))
+            .await?
+            .ok_or_else(|| self.closed())
     }
 
-    /// Reads the next message of a subscription; nothing once the other side has left.
+    /// Reads the next message of a subscription; nothing once the other side has left. It may take as
+    /// long as `patience`, or for ever.
     ///
     /// # Errors
-    /// [`ControlError::Garbled`].
-    pub async fn next<Reply: DeserializeOwned>(&mut self) -> Result<Option<Reply>, ControlError> {
-        match self.reader.next().await {
-            Ok(Some(Ok(reply))) => Ok(Some(reply)),
-            Ok(Some(Err(source))) => Err(ControlError::Garbled {
+    /// [`ControlError::Silent`] and [`ControlError::Garbled`].
+    pub async fn next<Reply: DeserializeOwned>(
+        &mut self,
+        patience: Option<Duration>,
+    ) -> Result<Option<Reply>, ControlError> {
+        match (self.reader.next(patience).await, patience) {
+            (Ok(Some(Ok(reply))), _) => Ok(Some(reply)),
+            (Ok(Some(Err(source))), _) => Err(ControlError::Garbled {
                 path: self.path.clone(),
                 source,
             }),
-            Ok(None) | Err(_) => Ok(None),
+            (Err(error), Some(patience)) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(self.silent(patience))
+            }
+            (Ok(None) | Err(_), _) => Ok(None),
+        }
+    }
+
+    fn silent(&self, patience: Duration) -> ControlError {
+        ControlError::Silent {
+            path: self.path.clone(),
+            process: self.process,
+            patience,
+        }
+    }
+
+    fn closed(&self) -> ControlError {
+        ControlError::Closed {
+            path: self.path.clone(),
         }
     }
 }
@@ -244,12 +340,62 @@ mod tests {
         let mut connection = Connection::open(&path).await.unwrap();
         for number in 0..3u32 {
             assert_eq!(
-                connection.call::<_, u32>(&number).await.unwrap(),
+                connection.call::<_, u32>(&number, PATIENCE).await.unwrap(),
                 number + 1
             );
         }
         drop(connection);
         server.await.unwrap();
+    }
+
+    /// A server that is stopped: the system takes connections and requests all the same.
+    #[tokio::test]
+    async fn a_process_that_is_silent_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let _listener = bind(&path).unwrap();
+        let mut connection = Connection::open(&path).await.unwrap();
+        let patience = Duration::from_secs(1);
+        let error = connection.call::<_, u32>(&1, patience).await.unwrap_err();
+        let named = format!("process {0} has not answered in 1 s", std::process::id());
+        assert!(error.to_string().starts_with(&named), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_takes_long_is_waited_for_and_dropped_when_nobody_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let listener = bind(&path).unwrap();
+        let (began, mut begun) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let began = began.clone();
+                let answer = move |seconds: u64, mut writer: Writer| {
+                    let began = began.clone();
+                    async move {
+                        let making = async {
+                            // Whoever looks on may have seen enough.
+                            let _ = began.send(seconds);
+                            tokio::time::sleep(Duration::from_secs(seconds)).await;
+                        };
+                        writer.wait(making).await?;
+                        writer.send(&seconds).await?;
+                        Ok(writer)
+                    }
+                };
+                serve(stream, answer).await;
+            }
+        });
+        let mut leaver = Connection::open(&path).await.unwrap();
+        leaver.writer.send(&7).await.unwrap();
+        drop(leaver);
+        let mut connection = Connection::open(&path).await.unwrap();
+        let answer = connection.call::<u64, u64>(&5, 2 * SIGN).await;
+        assert_eq!(answer.unwrap(), 5);
+        // The other one was gone before its request was looked at.
+        assert_eq!(begun.recv().await, Some(5));
+        assert!(begun.try_recv().is_err());
     }
 
     #[tokio::test]

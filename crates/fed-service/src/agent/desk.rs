@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::keys::{Announced, KeyError, Keys};
 use super::roster::{Operator, Roster, RosterError};
-use crate::control::{self, Connection, ControlError, Writer};
+use crate::control::{self, Connection, ControlError, PATIENCE, Writer};
 use crate::state::StateError;
 
 /// What an agent is asked, and asks itself.
@@ -62,17 +62,19 @@ async fn pass_on(
     mut writer: Writer,
     asking: mpsc::Sender<Asked>,
 ) -> io::Result<Writer> {
-    let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     let (answer, reply) = oneshot::channel();
-    asking.send((request, answer)).await.map_err(|_| gone(()))?;
-    writer.send(&reply.await.map_err(|_| gone(()))?).await?;
+    asking.send((request, answer)).await.map_err(|_| gone())?;
+    // Done even if whoever asked has left: what was changed in the files is to count.
+    let reply = writer.wait(reply).await?.map_err(|_| gone())?;
+    writer.send(&reply).await?;
     Ok(writer)
 }
 
 /// Asks the running agent; nothing if none runs.
 async fn ask(state: &Path, request: &Request) -> Result<Option<Reply>, ControlError> {
     match Connection::open(&socket(state)).await {
-        Ok(mut connection) => connection.call(request).await.map(Some),
+        Ok(mut connection) => connection.call(request, PATIENCE).await.map(Some),
         Err(ControlError::Unreachable { .. }) => Ok(None),
         Err(error) => Err(error),
     }

@@ -18,14 +18,11 @@ use super::log;
 use super::protocol::{GatewayInfo, NodeEvent, ProcessRequest, Ready, Reply, Report, Request};
 use super::serve::PORT_PATIENCE;
 use super::spec::{NodeFolder, NodeSpec};
-use crate::control::{Connection, ControlError};
+use crate::control::{Connection, ControlError, PATIENCE};
 use crate::state::{self, StateError};
 
 /// How long a node may take to start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
-
-/// How long a node may take to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a node could not be started.
 #[derive(Debug, Error)]
@@ -49,12 +46,9 @@ pub enum SpawnError {
 /// Why a node did not do what it was asked.
 #[derive(Debug, Error)]
 pub enum NodeError {
-    /// It could not be asked.
+    /// It could not be asked, or did not answer.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// It did not answer: it is stopped, or the host is out of memory or time.
-    #[error("the node did not answer in {} s; is its process stopped?", .0.as_secs())]
-    Silent(Duration),
     /// It refused.
     #[error("{0}")]
     Refused(String),
@@ -214,12 +208,8 @@ impl NodeClient {
         } else {
             PATIENCE
         };
-        let asked = async {
-            let mut connection = Connection::open(&self.socket).await?;
-            connection.call(&request).await
-        };
-        let answered = tokio::time::timeout(patience, asked).await;
-        match answered.map_err(|_| NodeError::Silent(patience))?? {
+        let mut connection = Connection::open(&self.socket).await?;
+        match connection.call(&request, patience).await? {
             Reply::Failed(message) => Err(NodeError::Refused(message)),
             reply @ (Reply::Done | Reply::Report(_) | Reply::Gateway(_)) => Ok(reply),
         }
@@ -325,7 +315,7 @@ impl NodeClient {
     /// If the node is gone.
     pub async fn watch(&self) -> Result<NodeEvents, NodeError> {
         let mut connection = Connection::open(&self.socket).await?;
-        match connection.call(&Request::Watch).await? {
+        match connection.call(&Request::Watch, PATIENCE).await? {
             NodeEvent::Watching => Ok(NodeEvents(connection)),
             NodeEvent::Exited { .. } => Err(NodeError::Confused),
         }
@@ -339,7 +329,7 @@ pub struct NodeEvents(Connection);
 impl NodeEvents {
     /// Waits for the next event; nothing once the node is gone.
     pub async fn next(&mut self) -> Option<NodeEvent> {
-        self.0.next().await.ok().flatten()
+        self.0.next(None).await.ok().flatten()
     }
 }
 

@@ -14,7 +14,6 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tracing::{info, warn};
 
-use super::client::PATIENCE;
 use super::failure::RunError;
 use super::gate;
 use super::mesh::{self, Mesh};
@@ -23,7 +22,7 @@ use super::reach::Reach;
 use super::scratch;
 use super::spec::{NodeFolder, NodeSpec};
 use super::tasks::Tasks;
-use crate::control::{self, Writer};
+use crate::control::{self, PATIENCE, Writer};
 use crate::deadline::until;
 use crate::descriptors;
 use crate::gateway::Gateway;

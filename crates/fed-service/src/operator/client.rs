@@ -18,7 +18,7 @@ use super::inbound::Inbound;
 use super::report::{Progress, Status, Untold, told_of};
 use super::site::SiteClient;
 use super::state::{FederationFolder, OperatorState, Record, Site};
-use crate::control::{self, Connection, ControlError, Writer};
+use crate::control::{self, Connection, ControlError, PATIENCE, Writer};
 use crate::node::{log, process};
 use crate::state::{Lock, StateError};
 
@@ -79,30 +79,27 @@ async fn converse(
     mut progress: broadcast::Receiver<Progress>,
 ) -> io::Result<Writer> {
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    // Nobody is left who wants it, if this process was stopped for so long.
+    writer.sign().await?;
     match request {
         Request::Status => {
             let (answer, reply) = oneshot::channel();
-            asking
-                .send(Question::Status(answer))
-                .await
-                .map_err(|_| gone())?;
-            let status = reply.await.map_err(|_| gone())?;
+            let asked = asking.send(Question::Status(answer)).await;
+            asked.map_err(|_| gone())?;
+            let status = writer.wait(reply).await?.map_err(|_| gone())?;
             writer.send(&Reply::Status(Box::new(status))).await?;
         }
         Request::Logs(tail) => {
             let (answer, reply) = oneshot::channel();
-            asking
-                .send(Question::Logs(tail, answer))
-                .await
-                .map_err(|_| gone())?;
-            writer
-                .send(&Reply::Logs(reply.await.map_err(|_| gone())?))
-                .await?;
+            let asked = asking.send(Question::Logs(tail, answer)).await;
+            asked.map_err(|_| gone())?;
+            let logs = writer.wait(reply).await?.map_err(|_| gone())?;
+            writer.send(&Reply::Logs(logs)).await?;
         }
         Request::Down => {
             asking.send(Question::Down).await.map_err(|_| gone())?;
             loop {
-                match progress.recv().await {
+                match writer.wait(progress.recv()).await? {
                     Ok(told) => {
                         writer.send(&Reply::Progress(told.clone())).await?;
                         if let Progress::Ended { .. } = told {
@@ -280,7 +277,7 @@ impl Running {
     /// # Errors
     /// If it ends in the meantime.
     pub async fn status(&mut self) -> Result<Status, DownError> {
-        match self.connection.call(&Request::Status).await? {
+        match self.connection.call(&Request::Status, PATIENCE).await? {
             Reply::Status(status) => Ok(*status),
             Reply::Logs(_) | Reply::Progress(_) => Err(self.confused()),
         }
@@ -291,7 +288,7 @@ impl Running {
     /// # Errors
     /// If it ends in the meantime.
     pub async fn logs(&mut self, tail: u32) -> Result<BTreeMap<String, Vec<String>>, DownError> {
-        match self.connection.call(&Request::Logs(tail)).await? {
+        match self.connection.call(&Request::Logs(tail), PATIENCE).await? {
             Reply::Logs(logs) => Ok(logs),
             Reply::Status(_) | Reply::Progress(_) => Err(self.confused()),
         }
@@ -302,7 +299,7 @@ impl Running {
     /// # Errors
     /// If the control socket breaks in the middle, or with [`DownError::Untold`].
     pub async fn down(mut self, mut progress: impl FnMut(Progress)) -> Result<(), DownError> {
-        let mut reply: Option<Reply> = Some(self.connection.call(&Request::Down).await?);
+        let mut reply: Option<Reply> = Some(self.connection.call(&Request::Down, PATIENCE).await?);
         let mut left = Vec::new();
         while let Some(Reply::Progress(told)) = reply {
             if let Progress::Ended { untold } = &told {
@@ -311,7 +308,7 @@ impl Running {
                 break;
             }
             progress(told);
-            reply = self.connection.next().await?;
+            reply = self.connection.next(Some(PATIENCE)).await?;
         }
         self.await_process().await;
         all_told(&self.name, left)
