@@ -29,6 +29,11 @@ const NEIGHBOURLY: Duration = Duration::from_secs(3);
 /// How often it is looked whether the port is free.
 const POLL: Duration = Duration::from_millis(100);
 
+/// The id of this host's kernel since it started.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// So many of its 32 digits stand in the name of a socket.
+const BOOT_ID_DIGITS: usize = 12;
+
 /// What one command listens at. Clones share it; the last one closes the ports.
 #[derive(Clone, Debug)]
 pub(super) struct Inbound {
@@ -50,7 +55,7 @@ impl Inbound {
     /// If the port cannot be listened on, such as one that another program has, or a command that is
     /// stopped.
     pub(super) async fn caller(&self, listen: &str, site: &SiteName) -> io::Result<Caller> {
-        let socket = socket(&self.folder, listen);
+        let socket = socket(&self.folder, listen, &boot_id()?);
         let mut alone_since = Instant::now();
         loop {
             let taken = match self.own(listen, &socket, site).await {
@@ -98,11 +103,20 @@ impl Inbound {
     }
 }
 
-/// The socket of the command that listens there.
-fn socket(folder: &Path, listen: &str) -> PathBuf {
+/// The socket of the command that listens there, on the host that has this boot id: others may share
+/// the folder.
+fn socket(folder: &Path, listen: &str, boot_id: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     let name: String = listen.chars().map(plain).collect();
-    folder.join(format!("listen-{name}.sock"))
+    // Enough of it to tell hosts apart, and short, since names of sockets have to be.
+    let digits = boot_id.chars().filter(char::is_ascii_hexdigit);
+    let host: String = digits.take(BOOT_ID_DIGITS).collect();
+    folder.join(format!("listen-{host}-{name}.sock"))
+}
+
+fn boot_id() -> io::Result<String> {
+    let text = std::fs::read_to_string(BOOT_ID);
+    text.map_err(|error| io::Error::new(error.kind(), format!("cannot read {BOOT_ID}: {error}")))
 }
 
 /// Waits for a connection that the command with this socket hands over. Nothing if it ends first.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl Port {
         let (returning, returned) = mpsc::channel(QUEUE);
         let switchboard = Switchboard {
             neighbours,
-            _socket: SocketFile(socket.to_owned()),
+            _socket: SocketFile::of(socket)?,
             callers: reverse::callers(listener, HandshakeLimits::default(), refused),
             asking: asking.downgrade(),
             asks,
@@ -88,13 +89,33 @@ fn refused(failure: IncomingFailure) {
 }
 
 /// Removes the socket, while the port is still held: the next one who has the port makes its own.
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    own: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            own: identity(path)?,
+        })
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // One that is left does no harm.
-        let _ = std::fs::remove_file(&self.0);
+        // One that is left does no harm; one of somebody else's that has come in its place stays.
+        if identity(&self.path).is_ok_and(|there| there == self.own) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Device and inode of a file.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Connects those who wait with those who call. Fields are dropped in this order.

@@ -55,6 +55,10 @@ impl Operator {
         })
     }
 
+    fn socket(&self) -> PathBuf {
+        socket(self.state.path(), &self.listen, &boot_id().unwrap())
+    }
+
     fn awaited(&self, site: &str, agent: &Identity) -> Awaited {
         Awaited {
             site: site.to_owned(),
@@ -115,7 +119,7 @@ async fn commands_share_a_port_and_the_next_takes_it_over() {
     let (seen, connection) = tokio::join!(waiting, ending);
     assert_eq!(seen.unwrap(), b.fingerprint());
     drop(connection);
-    let socket = socket(operator.state.path(), &operator.listen);
+    let socket = operator.socket();
     assert!(socket.exists());
     drop(second);
     let gone = async {
@@ -176,7 +180,7 @@ async fn a_command_that_has_the_port_and_is_stopped_is_told() {
     let _port = tokio::net::TcpListener::bind(&operator.listen)
         .await
         .unwrap();
-    let path = socket(operator.state.path(), &operator.listen);
+    let path = operator.socket();
     let _neighbours = control::bind(&path).unwrap();
     let inbound = Inbound::of(&operator.state);
     let agent = Identity::generate("a").unwrap();
@@ -194,7 +198,7 @@ async fn a_command_that_is_stopped_while_others_wait_is_told() {
     let _port = tokio::net::TcpListener::bind(&operator.listen)
         .await
         .unwrap();
-    let path = socket(operator.state.path(), &operator.listen);
+    let path = operator.socket();
     let neighbours = control::bind(&path).unwrap();
     let inbound = Inbound::of(&operator.state);
     let agent = Identity::generate("a").unwrap();
@@ -248,7 +252,7 @@ async fn a_command_that_is_stopped_while_it_waits_is_passed_over() {
     let calls = operator.dial("a", &a);
     operator.wait(&first, "a", &a).await.unwrap();
     calls.await.unwrap();
-    let path = socket(operator.state.path(), &operator.listen);
+    let path = operator.socket();
     let mut stopped = control::open(&path).await.unwrap();
     stopped.write_all(b"b\n").await.unwrap();
     // The greeting, and what comes only after its question has been taken.
@@ -259,4 +263,35 @@ async fn a_command_that_is_stopped_while_it_waits_is_passed_over() {
     calls.await.unwrap();
     // When it goes on, it finds that it had its turn, and asks again.
     assert!(taken(stopped).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn hosts_that_share_the_state_folder_have_sockets_of_their_own() {
+    let operator = operator().await;
+    let of = |boot| socket(operator.state.path(), &operator.listen, boot);
+    let own = boot_id().unwrap();
+    let other = of("01234567-89ab-cdef-0123-456789abcdef\n");
+    assert!(other != of(&own) && of(&own) == operator.socket());
+    let long = "[1234:5678:9abc:def0:1234:5678:9abc:def0]:65535";
+    let path = socket(operator.state.path(), long, &own);
+    drop(control::bind(&path).unwrap());
+    // What another has put in its place is left to them.
+    let first = Inbound::of(&operator.state);
+    let agent = Identity::generate("a").unwrap();
+    let calls = operator.dial("a", &agent);
+    operator.wait(&first, "a", &agent).await.unwrap();
+    calls.await.unwrap();
+    let _theirs = control::bind(&operator.socket()).unwrap();
+    drop(first);
+    // The port is given up last.
+    let free = async {
+        while tokio::net::TcpListener::bind(&operator.listen)
+            .await
+            .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(30), free).await.unwrap();
+    assert!(operator.socket().exists());
 }
