@@ -282,6 +282,22 @@ def test_a_node_without_an_agent_ends_with_its_lease(world: World, before: Befor
     before.clean()
 
 
+def test_a_node_of_which_the_agent_has_no_record_is_ended(world: World, before: Before) -> None:
+    site = world.sites["ecmwf"]
+    world.up("--lease", "1h", workers=1)
+    site.end()
+    (folder,) = site.federations
+    (folder / "federation.json").write_text("{")
+    site.start()
+    assert "record is damaged" in site.log
+    assert site.federations == []
+    assert world.pids("ecmwf", r"fed node") == []
+    world.fed("down")
+    # The agent itself is another process than before.
+    site.end()
+    before.clean()
+
+
 def test_a_sandbox_loses_its_first_process(world: World, before: Before) -> None:
     world.up(*LEASE, workers=1)
     os.kill(inner_node(world, "ecmwf"), signal.SIGKILL)
