@@ -12,7 +12,8 @@
 //!
 //! A ping (kind 1) goes by the path that its sender uses, and a probe (kind 3) by another one, which
 //! it may come to use. Both are answered by a pong (kind 2) with their number, by the path on which
-//! they came.
+//! they came. A probe is as long as any path is to carry, and so is its pong: a path that does not,
+//! does not answer.
 //! A WireGuard router that is not ours drops the packet, whose source is not allowed to its peer.
 
 use std::net::Ipv6Addr;

@@ -32,6 +32,14 @@ pub enum Event {
         /// The largest inner packet from now on, in bytes.
         mtu: usize,
     },
+    /// The path to a peer does not even carry packets of [`crate::MTU_MIN`] bytes, while small ones
+    /// pass. Any other that does is taken instead; until then large packets are lost.
+    PathNarrow {
+        /// The peer.
+        peer: PublicKey,
+        /// The path.
+        path: Path,
+    },
     /// A peer with a keepalive has not been heard for [`crate::SILENT_AFTER`].
     PeerSilent {
         /// Who.

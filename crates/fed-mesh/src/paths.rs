@@ -64,6 +64,10 @@ pub(crate) struct Paths {
     /// Smoothed, of the current path.
     rtt: Option<Duration>,
     relay_turn: usize,
+    /// Since when the current path is known not to carry large packets.
+    narrow: Option<Instant>,
+    /// The address that the peer has chosen last, if it is to be taken once it has answered.
+    chosen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +129,8 @@ impl Paths {
             seek: None,
             rtt: None,
             relay_turn: 0,
+            narrow: None,
+            chosen: None,
         }
     }
 
@@ -152,6 +158,26 @@ impl Paths {
     /// Whether the peer answers pings.
     pub(crate) fn speaks(&self) -> bool {
         self.speaks
+    }
+
+    /// Since when the current path is known not to carry large packets.
+    pub(crate) fn narrow(&self) -> Option<Instant> {
+        self.narrow
+    }
+
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.narrow.is_some()
+    }
+
+    /// Takes in whether the current path carries large packets. Any other path is better than one
+    /// that does not, and is looked for.
+    pub(crate) fn set_narrow(&mut self, narrow: bool, now: Instant) {
+        if narrow != self.is_narrow() {
+            self.narrow = narrow.then_some(now);
+            if self.doubt_round().is_none() {
+                self.settle(now);
+            }
+        }
     }
 
     /// When the first datagram went out by the current path that nothing has come back for.
@@ -183,7 +209,7 @@ impl Paths {
                     });
                 }
                 Some(seek) => self.seek(seek.why, now),
-                None if self.current.is_some_and(|path| !path.is_best()) => {
+                None if self.may_improve() => {
                     self.seek(Why::Upgrade, now);
                 }
                 None => {}
@@ -258,14 +284,20 @@ impl Paths {
             return false;
         }
         let follow = match sign {
-            Sign::Answer if path.kind() > current.kind() => true,
+            Sign::Answer if self.is_better(path) || self.is_chosen(path) => true,
             Sign::Answer => {
                 if self.is_doubtful() {
                     self.proven.get_or_insert(path);
                 }
                 self.is_given_up()
             }
-            Sign::Word => self.follows(current, path, now),
+            Sign::Word if self.follows(current, path, now) => {
+                // Whoever is beside the way can be the first to deliver one packet, from anywhere.
+                let asks = self.speaks && path.is_direct();
+                self.chosen = path.address().filter(|_| asks);
+                !asks
+            }
+            Sign::Word => false,
             Sign::Try => false,
         };
         if follow {
@@ -278,10 +310,10 @@ impl Paths {
     /// better than the current one.
     pub(crate) fn is_worth(&self, path: Path, now: Instant) -> bool {
         // Asked for each datagram: what most are turned down by comes first.
-        let better = self
-            .current
-            .is_none_or(|current| path.kind() > current.kind());
-        if !better && (Some(path) == self.current || !self.is_doubtful()) {
+        if Some(path) == self.current {
+            return false;
+        }
+        if !(self.is_better(path) || self.is_chosen(path) || self.is_doubtful()) {
             return false;
         }
         let first = self.pings.front();
@@ -388,6 +420,11 @@ impl Paths {
 
     fn targets(&mut self, seek: Seek, relays: &[PublicKey]) -> Vec<Path> {
         match (seek.why, seek.round) {
+            (Why::Upgrade, _) if self.is_narrow() => {
+                let mut targets = self.everywhere(relays);
+                targets.retain(|path| Some(*path) != self.current);
+                targets
+            }
             (Why::Upgrade, _) => self.straight(),
             (Why::Doubt, 0) => self.current.into_iter().collect(),
             // Of a message that comes by several ways a peer answers the first alone, and the way
@@ -402,9 +439,13 @@ impl Paths {
     }
 
     fn straight(&self) -> Vec<Path> {
-        let last = self.last.filter(|at| !self.candidates.contains(at));
-        let addresses = self.candidates.iter().copied().chain(last);
-        addresses.map(Path::Udp).collect()
+        let mut addresses = self.candidates.clone();
+        for other in [self.last, self.chosen].into_iter().flatten() {
+            if !addresses.contains(&other) {
+                addresses.push(other);
+            }
+        }
+        addresses.into_iter().map(Path::Udp).collect()
     }
 
     /// A few relays, others each time.
@@ -429,6 +470,9 @@ impl Paths {
 
     /// Whether the peer's choice of `path` is followed.
     fn follows(&self, current: Path, path: Path, now: Instant) -> bool {
+        if self.is_better(path) {
+            return true;
+        }
         match path.kind().cmp(&current.kind()) {
             Ordering::Greater => true,
             // Each may have a relay of its own.
@@ -444,6 +488,22 @@ impl Paths {
                 .heard
                 .is_none_or(|heard| now.saturating_duration_since(heard) >= self.doubt_after()),
         }
+    }
+
+    /// Whether `path`, another than the current one, is better if it works.
+    fn is_better(&self, path: Path) -> bool {
+        let better = |current: Path| path.kind() > current.kind();
+        self.is_narrow() || self.current.is_none_or(better)
+    }
+
+    /// Whether a better path than the current one may be found.
+    fn may_improve(&self) -> bool {
+        let best = |path: Path| path.is_best() && !self.is_narrow();
+        self.current.is_some_and(|path| !best(path))
+    }
+
+    fn is_chosen(&self, path: Path) -> bool {
+        self.chosen.is_some() && self.chosen == path.address()
     }
 
     /// Whether the current path has been asked often enough.
@@ -466,13 +526,15 @@ impl Paths {
         self.unanswered = None;
         self.proven = None;
         self.rtt = None;
+        self.narrow = None;
+        self.chosen = None;
         self.settle(now);
     }
 
     /// The current path works: all that is left to do is to look for a better one.
     fn settle(&mut self, now: Instant) {
         self.seek = None;
-        if self.current.is_some_and(|path| !path.is_best()) {
+        if self.may_improve() {
             self.seek(Why::Upgrade, now);
         }
     }

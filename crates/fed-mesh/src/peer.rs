@@ -152,6 +152,15 @@ impl<S: Session> Peer<S> {
                 }
             }
         }
+        let was_narrow = self.paths.is_narrow();
+        self.paths.set_narrow(self.width.is_narrow(), ctx.now);
+        if let Some(path) = self.paths.current()
+            && self.paths.is_narrow()
+            && !was_narrow
+        {
+            let peer = self.config.public_key;
+            out.events.push_back(Event::PathNarrow { peer, path });
+        }
         let mtu = self.width.mtu();
         if mtu != before {
             let peer = self.config.public_key;
@@ -291,6 +300,7 @@ impl<S: Session> Peer<S> {
             last_handshake: self.handshake.map(since),
             last_heard: self.heard.map(since),
             unanswered: self.paths.unanswered().map(since),
+            narrow: self.paths.narrow().map(since),
         }
     }
 

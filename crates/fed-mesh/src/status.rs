@@ -159,6 +159,8 @@ pub struct PeerStatus {
     pub last_heard: Option<Duration>,
     /// Time since something was sent by the path that nothing has come back by it for.
     pub unanswered: Option<Duration>,
+    /// Time since the path was found not to carry packets of [`crate::MTU_MIN`] bytes.
+    pub narrow: Option<Duration>,
 }
 
 impl PeerStatus {
@@ -181,14 +183,15 @@ impl PeerStatus {
         self.by_path.iter().map(|(_, went)| went.handshakes).sum()
     }
 
-    /// Whether the peer is reached neither straight nor by way of a relay, so that another way than
-    /// UDP should be opened to it and told as an endpoint on this host's loopback.
+    /// Whether the peer is reached neither straight nor by way of a relay, or not with packets as
+    /// large as all are to carry, so that another way than UDP should be opened to it and told as an endpoint on this host's loopback.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         let for_longer = |since: Option<Duration>, most| since.is_some_and(|since| since >= most);
         self.last_heard.is_none()
             || for_longer(self.last_heard, UNHEARD_MAX)
             || for_longer(self.unanswered, UNANSWERED_MAX)
+            || for_longer(self.narrow, UNANSWERED_MAX)
     }
 }
 

@@ -34,6 +34,10 @@ const ETHERNET: usize = 1500;
 /// (RFC 8899, section 5.1.2: `MAX_PROBES`).
 const PROBES: u8 = 3;
 
+/// So many for what every path is to carry: traffic leaves a path that does not, so that loss alone
+/// must not look like it.
+const FLOOR_PROBES: u8 = 6;
+
 /// How long to wait for an acknowledgement before the round trip is known, and the bounds after.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const TIMEOUT_MIN: Duration = Duration::from_millis(250);
@@ -66,6 +70,8 @@ pub(crate) struct Width {
     mtu: usize,
     /// Whether that is to be relied on, or to be tried again first.
     confirmed: bool,
+    /// Whether not even [`MTU_MIN`] fits.
+    narrow: bool,
     /// The smallest size known not to fit; beyond `max` where there is none.
     ceiling: usize,
     round_trip: Option<RoundTrip>,
@@ -125,6 +131,7 @@ impl Width {
             overhead,
             mtu: MTU_MIN.min(max),
             confirmed: true,
+            narrow: false,
             ceiling: max + 1,
             round_trip: None,
             awake: false,
@@ -139,6 +146,11 @@ impl Width {
     /// The largest inner packet that fits, in bytes.
     pub(crate) fn mtu(&self) -> usize {
         self.mtu
+    }
+
+    /// Whether not even packets of [`MTU_MIN`] fit, while small ones do.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.narrow
     }
 
     /// The smoothed round-trip time.
@@ -170,7 +182,7 @@ impl Width {
 
     /// Notes that an inner packet of so many bytes is sent.
     pub(crate) fn sent(&mut self, bytes: usize) {
-        let sent = if bytes > MTU_MIN {
+        let sent = if bytes >= MTU_MIN {
             Sent::Large
         } else {
             Sent::Small
@@ -238,6 +250,9 @@ impl Width {
             if let Some(size) = round.size {
                 self.mtu = self.mtu.max(size);
                 self.confirmed = true;
+                if std::mem::take(&mut self.narrow) {
+                    self.ceiling = self.max + 1;
+                }
                 self.rest(now);
             }
         } else {
@@ -255,6 +270,7 @@ impl Width {
 
     fn search(&mut self, now: Instant) {
         self.confirmed = false;
+        self.narrow = false;
         self.ceiling = self.max + 1;
         self.raise = now + RAISE;
         self.rest(now);
@@ -274,25 +290,34 @@ impl Width {
         }
         round.silent = 0;
         round.lost += 1;
-        if round.lost < PROBES {
+        let is_floor = size <= MTU_MIN;
+        if round.lost < if is_floor { FLOOR_PROBES } else { PROBES } {
             return Some(round);
         }
         if size > self.mtu {
             self.ceiling = size;
+        } else if is_floor {
+            self.narrow = true;
+            self.confirmed = true;
+            self.ceiling = size;
         } else {
             // What fitted does so no longer. Anything may fit now, and is searched from below.
             self.mtu = MTU_MIN.min(self.max);
+            self.confirmed = false;
             self.ceiling = self.max + 1;
         }
-        self.confirmed = true;
         None
     }
 
     /// Starts the round that is due, if one is.
     fn next(&mut self, now: Instant) -> Option<Probes> {
         if self.raise <= now {
-            self.ceiling = self.max + 1;
             self.raise = now + RAISE;
+            if self.narrow {
+                self.confirmed = false;
+            } else {
+                self.ceiling = self.max + 1;
+            }
         }
         let mut size = self.candidate();
         if size.is_none() {
@@ -318,7 +343,8 @@ impl Width {
 
     /// The size to be tried next, if there is one.
     fn candidate(&self) -> Option<usize> {
-        if !self.confirmed && self.mtu > MTU_MIN {
+        // Most paths carry more than the least, which is tried once something larger has failed.
+        if !self.confirmed && (self.mtu > MTU_MIN || self.ceiling <= self.max) {
             return Some(self.mtu);
         }
         let open = |size: &usize| *size > self.mtu && *size < self.ceiling;

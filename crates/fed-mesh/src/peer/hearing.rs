@@ -53,8 +53,12 @@ impl<S: Session> Peer<S> {
         if completed {
             self.complete(path, ctx, out);
         }
+        let mut asked = 0;
         let inner = match content {
-            Content::Inner(_) if control.is_some() => None,
+            Content::Inner(length) if control.is_some() => {
+                asked = length;
+                None
+            }
             Content::Inner(length) => {
                 self.data = Some(now);
                 Some(length)
@@ -70,7 +74,7 @@ impl<S: Session> Peer<S> {
             Content::Keepalive | Content::Cookie => None,
         };
         if let Some(control) = control {
-            self.obey(control, path, ctx, out);
+            self.obey(control, asked, path, ctx, out);
         }
         if completed || (self.session.is_ready() && self.paths.is_worth(path, now)) {
             self.ping(path, ctx, out);
@@ -101,13 +105,25 @@ impl<S: Session> Peer<S> {
         }
     }
 
-    fn obey(&mut self, control: Control, path: Path, ctx: Context<'_>, out: &mut Output) {
+    /// Does what a control message of `length` bytes asks for.
+    fn obey(
+        &mut self,
+        control: Control,
+        length: usize,
+        path: Path,
+        ctx: Context<'_>,
+        out: &mut Output,
+    ) {
         self.paths.heard_control();
         match control {
-            Control::Ping(number) | Control::Probe(number) => {
+            Control::Ping(number) => {
                 // By the way it came. There are keys, or it could not have been read; those to
                 // answer with may still be missing, and then the next ping is answered.
                 self.seal(&Control::Pong(number).packet(), path, ctx, out);
+            }
+            Control::Probe(number) => {
+                let pong = Control::Pong(number).padded(length);
+                self.seal(&pong, path, ctx, out);
             }
             Control::Pong(number) if Width::owns(number) => {
                 let before = self.width.mtu();

@@ -3,7 +3,7 @@
 use super::{Context, Peer};
 use crate::control::Control;
 use crate::frame;
-use crate::{DropReason, OVERHEAD, Output, Path, QUEUE_PACKETS, ROOM_MIN, Session};
+use crate::{DropReason, MTU_MIN, OVERHEAD, Output, Path, QUEUE_PACKETS, ROOM_MIN, Session};
 
 impl<S: Session> Peer<S> {
     /// Sends an inner packet, or keeps it for after the handshake.
@@ -97,12 +97,9 @@ impl<S: Session> Peer<S> {
     pub(super) fn ping(&mut self, path: Path, ctx: Context<'_>, out: &mut Output) {
         let number = self.paths.ping(path, ctx.now);
         let taken = self.paths.current() == Some(path);
-        let control = if taken {
-            Control::Ping(number)
-        } else {
-            Control::Probe(number)
-        };
-        if self.seal(&control.packet(), path, ctx, out) && taken {
+        if !taken {
+            self.seal(&Control::Probe(number).padded(MTU_MIN), path, ctx, out);
+        } else if self.seal(&Control::Ping(number).packet(), path, ctx, out) {
             self.paths.sent(false, ctx.now);
         }
     }

@@ -128,6 +128,39 @@ fn every_width_is_used_up_to_the_next_link_below_it() {
 }
 
 #[test]
+fn a_path_that_is_too_narrow_for_any_packet_is_found_out_and_carries_them_when_it_is_wider() {
+    let floor = MTU_MIN + overhead(true);
+    for width in [1100, floor - 1, floor] {
+        let mut world = World::new(width, DELAY);
+        world.run(Duration::from_secs(5));
+        assert_eq!(world.path.is_narrow(), width < floor, "width {width}");
+        let sent = world.sent;
+        world.run(RAISE / 2);
+        assert!(width == floor || world.sent == sent, "it is asked again");
+        world.transfer(MINUTE);
+        assert_eq!(world.path.is_narrow(), width < floor, "width {width}");
+        world.link.width = 1500;
+        let found = world.transfer(if width < floor { MINUTE } else { RAISE });
+        assert_eq!(found, [MTU_MIN, 1440], "width {width}");
+        assert!(!world.path.is_narrow(), "width {width}");
+    }
+}
+
+#[test]
+fn a_path_of_any_width_may_become_too_narrow_while_it_is_used() {
+    for width in [1340, 1500, 9000] {
+        let mut world = World::new(width, DELAY);
+        world.run(MINUTE);
+        world.link.width = 1320;
+        world.transfer(Duration::from_secs(8));
+        assert!(world.path.is_narrow(), "width {width}");
+        // Another path may well carry them.
+        world.path.moved(world.overhead, world.now);
+        assert!(!world.path.is_narrow(), "width {width}");
+    }
+}
+
+#[test]
 fn nothing_larger_than_the_router_takes_is_tried() {
     let now = Instant::now();
     let mut world = World::new(9000, DELAY);
@@ -171,7 +204,7 @@ fn small_packets_are_no_reason_to_try_large_ones() {
     world.run(MINUTE);
     let sent = world.sent;
     for _ in 0..10 {
-        world.path.sent(MTU_MIN);
+        world.path.sent(MTU_MIN - 1);
         world.run(MEASURE + DELAY);
     }
     assert_eq!(world.sent, sent + 10, "the round trip is measured, no more");

@@ -4,6 +4,7 @@
 mod crowd;
 mod families;
 mod hostile;
+mod narrow;
 #[path = "../sim/node.rs"]
 mod node;
 mod noise;

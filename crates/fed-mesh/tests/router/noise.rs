@@ -156,10 +156,7 @@ fn who_sends_from_another_port_each_time_moves_the_path_once_in_five_seconds() {
                 };
                 pair.outer[mover] = port(number);
                 pair.inner(mover, b"catch me");
-                let datagrams = pair.transmits(mover);
-                for datagram in datagrams {
-                    pair.receive(1 - mover, &datagram);
-                }
+                pair.pump();
             }
             let peer = &pair.status(1 - mover);
             assert_eq!(peer.path, Some(Path::Udp(port(0))), "in second {second}");
@@ -168,10 +165,43 @@ fn who_sends_from_another_port_each_time_moves_the_path_once_in_five_seconds() {
         assert_eq!(pair.delivered(1 - mover).len(), 500);
         assert_eq!(path_changes(&mut pair, 1 - mover).len(), 1);
         pair.inner(mover, b"caught");
-        let datagram = pair.transmits(mover).remove(0);
-        pair.receive(1 - mover, &datagram);
+        pair.pump();
         let peer = pair.status(1 - mover);
         assert_eq!(peer.path, Some(Path::Udp(pair.outer[mover])));
+    }
+}
+
+#[test]
+fn who_delivers_a_packet_before_the_peer_does_moves_nothing() {
+    for relayed in [false, true] {
+        let mut pair = Pair::connected();
+        let true_one = pair.outer[0];
+        if relayed {
+            // A path that is worse than any that is straight, so that each such one is better.
+            pair.now += Duration::from_secs(1);
+            pair.outer[0] = SocketAddr::from(([127, 0, 0, 1], 4000));
+            pair.inner(0, b"by a bridge");
+            pair.pump();
+        }
+        let path = Some(Path::Udp(pair.outer[0]));
+        assert_eq!(pair.status(1).path, path);
+        for second in 0..20 {
+            pair.inner(0, b"raced");
+            for datagram in pair.transmits(0) {
+                let from = SocketAddr::from(([203, 0, 113, 9], 1000 + second));
+                pair.routers[1].handle_datagram(from, &datagram, pair.now);
+            }
+            // What is sent there to find out is lost, and all else goes to the peer.
+            let mut elsewhere = 0;
+            while let Some(transmit) = pair.routers[1].poll_transmit() {
+                assert_ne!(transmit.to, true_one);
+                elsewhere += 1;
+            }
+            assert_eq!(elsewhere, 1);
+            assert_eq!(pair.status(1).path, path, "in second {second}");
+            pair.now += Duration::from_secs(1);
+        }
+        assert_eq!(path_changes(&mut pair, 1).len(), usize::from(relayed));
     }
 }
 
@@ -182,6 +212,7 @@ fn path_changes(pair: &mut Pair, node: usize) -> Vec<Path> {
         Event::PathChanged { to, .. } => Some(to),
         Event::HandshakeCompleted { .. }
         | Event::PathMtuChanged { .. }
+        | Event::PathNarrow { .. }
         | Event::PeerSilent { .. }
         | Event::PeerReturned { .. } => None,
     });
@@ -197,8 +228,7 @@ fn changes_of_a_path_are_told_once_a_second_and_the_last_one_in_the_end() {
     let speak_from = |pair: &mut Pair, from| {
         pair.outer[0] = from;
         pair.inner(0, b"here");
-        let datagram = pair.transmits(0).remove(0);
-        pair.receive(1, &datagram);
+        pair.pump();
         assert_eq!(pair.status(1).path, Some(Path::Udp(from)));
     };
     // As soon as the direct path has been silent for as long.

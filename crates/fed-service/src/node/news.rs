@@ -1,6 +1,6 @@
 //! What happens in a mesh, written to the node's log under the names of members.
 
-use fed_mesh::{Event, Path, PublicKey};
+use fed_mesh::{Event, MTU_MIN, Path, PublicKey};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
 use tracing::{info, warn};
@@ -50,6 +50,14 @@ fn log(event: Event, name: &impl Fn(PublicKey) -> String) {
         }
         Event::PathMtuChanged { peer, mtu } => {
             info!("the path to {} carries packets of {mtu} bytes", name(peer));
+        }
+        Event::PathNarrow { peer, path: by } => {
+            warn!(
+                "the path to {} ({}) carries small packets alone, and none of {MTU_MIN} bytes: \
+                 another is taken if there is one; else raise the MTU of the network in between",
+                name(peer),
+                path(by)
+            );
         }
         Event::PeerReturned { peer, silence } => {
             info!(

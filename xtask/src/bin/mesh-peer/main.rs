@@ -115,6 +115,7 @@ async fn serve(arguments: &Arguments, udp: UdpSocket, sandbox: fed_sandbox::Sand
                 Event::PathMtuChanged { mtu, .. } => serde_json::json!({ "path_mtu": mtu }),
                 Event::PathChanged { to, .. } => serde_json::json!({ "path": to.address() }),
                 Event::HandshakeCompleted { .. }
+                | Event::PathNarrow { .. }
                 | Event::PeerSilent { .. }
                 | Event::PeerReturned { .. } => continue,
             };
