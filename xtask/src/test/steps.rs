@@ -190,6 +190,9 @@ fn clippy(ground: &Ground, log: &mut Log) -> Result<()> {
     log.run(&mut cargo(ground, &arguments))
 }
 
+/// Tells tests that the long form runs.
+const LONG: &str = "FED_TEST_LONG";
+
 /// Slow Rust tests are `#[ignore = "slow: …"]`, which the full run includes.
 fn rust_tests(ground: &Ground, log: &mut Log) -> Result<()> {
     let mut command = cargo(
@@ -200,6 +203,9 @@ fn rust_tests(ground: &Ground, log: &mut Log) -> Result<()> {
         command.arg("--include-ignored");
     }
     command.args(&ground.filter);
+    if ground.long {
+        command.env(LONG, "1");
+    }
     log.run(&mut command)
 }
 
@@ -228,7 +234,7 @@ fn run_pytest(ground: &Ground, log: &mut Log, folder: &str) -> Result<()> {
         command.args(["-m", "not slow"]);
     }
     if ground.long {
-        command.env("FED_TEST_LONG", "1");
+        command.env(LONG, "1");
     }
     if let Some(name) = &ground.filter {
         command.args(["-k", name]);

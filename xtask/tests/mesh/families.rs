@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use fed_testkit::{Host, Lab};
 
@@ -187,7 +187,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn start(node: &Node, host: &Host) -> Self {
-        let mut command = node.python(host, ECHO_BY_LINE);
+        Self::run(node.python(host, ECHO_BY_LINE))
+    }
+
+    pub(crate) fn run(mut command: Command) -> Self {
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = pipes.spawn().unwrap();
         Self {

@@ -14,6 +14,7 @@ use std::time::Duration;
 mod families;
 mod firewall;
 mod refusal;
+mod rekey;
 mod roaming;
 mod stock;
 
@@ -65,6 +66,12 @@ const TESTS: &[(&str, fn())] = &[
         a_stock_wireguard_is_a_peer_like_others,
     ),
 ];
+
+/// Those of the long form.
+const LONG: &[(&str, fn())] = &[(
+    "a_stream_outlives_its_keys",
+    rekey::a_stream_outlives_its_keys,
+)];
 
 /// Sends a stream to an echo and compares; then datagrams of all lengths up to more than the MTU.
 const CLIENT: &str = r"
@@ -160,8 +167,10 @@ fn main() -> ExitCode {
         .filter(|word| !word.starts_with('-'))
         .collect();
     let chosen = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
+    let long = std::env::var_os("FED_TEST_LONG").map(|_| LONG);
+    let tests = TESTS.iter().chain(long.into_iter().flatten());
     let mut failed = 0;
-    for (name, test) in TESTS.iter().filter(|(name, _)| chosen(name)) {
+    for (name, test) in tests.filter(|(name, _)| chosen(name)) {
         let passed = std::panic::catch_unwind(test).is_ok();
         failed += i32::from(!passed);
         let verdict = if passed { "ok" } else { "FAILED" };
@@ -373,6 +382,9 @@ struct Ready {
 struct End {
     losses: BTreeMap<String, u64>,
     offloads: BTreeMap<String, bool>,
+    handshakes: u64,
+    /// Of its peers, by reason.
+    drops: BTreeMap<String, u64>,
 }
 
 struct Node {
@@ -459,9 +471,15 @@ impl Node {
 
     /// Python in the sandbox's network.
     fn python(&self, host: &Host, script: &str) -> Command {
+        self.python_for(Duration::from_secs(120), host, script)
+    }
+
+    /// Python that is ended after so long.
+    fn python_for(&self, most: Duration, host: &Host, script: &str) -> Command {
         let mut command = host.command("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.ready.pid));
-        command.args(["timeout", "120", "python3", "-c", script]);
+        command.args(["timeout", &most.as_secs().to_string()]);
+        command.args(["python3", "-c", script]);
         command
     }
 }

@@ -5,8 +5,8 @@
 //! sandbox, and reads lines `PUBLIC_KEY ENDPOINT[,ENDPOINT…] PREFIX…`, one for each peer, which count
 //! from an empty line on. Whenever another address of a peer is sent to it prints a line `{"path"}`, and
 //! whenever a path is found to be wider or narrower a line `{"path_mtu"}`. It ends when its standard
-//! input does, and prints a line `{"losses", "offloads"}` then: what the path lost, and which offloads
-//! are in use.
+//! input does, and prints a line `{"losses", "offloads", "handshakes", "drops"}` then: what the path
+//! lost, which offloads are in use, and what has been counted of its peers.
 
 #![expect(clippy::print_stdout, reason = "its output is read by the benchmark")]
 
@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use fed_mesh::{Event, KEEPALIVE, PeerConfig, PrivateKey, Router};
+use fed_mesh::{Event, KEEPALIVE, PeerConfig, PeerStatus, PrivateKey, Router};
 use fed_sandbox::{SandboxSpec, TunSpec};
 use fed_tun::{Driver, Offloads};
 
@@ -150,7 +150,15 @@ async fn serve(arguments: &Arguments, udp: UdpSocket, sandbox: fed_sandbox::Sand
         ("udp-receive", used.udp_receive),
     ]);
     let losses = BTreeMap::from(status.losses.named());
-    let end = serde_json::json!({ "losses": losses, "offloads": offloads });
+    let peers = handle.peers().await?;
+    let handshakes: u64 = peers.iter().map(PeerStatus::handshakes).sum();
+    let mut drops = BTreeMap::new();
+    for (reason, count) in peers.iter().flat_map(|peer| peer.drops.iter()) {
+        *drops.entry(reason.name()).or_insert(0) += count;
+    }
+    let end = serde_json::json!({
+        "losses": losses, "offloads": offloads, "handshakes": handshakes, "drops": drops,
+    });
     // Nobody needs to listen.
     let _ = writeln!(std::io::stdout(), "{end}");
     // Dropped only now: the sandbox ends with it.
