@@ -285,6 +285,8 @@ impl Paths {
         }
         let follow = match sign {
             Sign::Answer if self.is_better(path) || self.is_chosen(path) => true,
+            // Without a session all have been called, and this one answers first.
+            Sign::Answer if self.seek.is_some_and(|seek| seek.why == Why::Call) => true,
             Sign::Answer => {
                 if self.is_doubtful() {
                     self.proven.get_or_insert(path);

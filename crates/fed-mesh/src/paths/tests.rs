@@ -72,6 +72,20 @@ fn two_that_have_followed_each_other_come_to_have_one_path() {
 }
 
 #[test]
+fn the_path_by_which_a_call_is_answered_is_taken() {
+    let start = Instant::now();
+    let relay = Path::Relay(PublicKey::from_bytes([1; 32]));
+    for other in [at(2), relay] {
+        let mut paths = paths(true, start);
+        // Of a session that is there another path's answer says nothing against this one.
+        assert!(!paths.hear(other, Sign::Answer, start));
+        paths.call(start);
+        assert!(paths.hear(other, Sign::Answer, start + SEEK_EVERY));
+        assert_eq!(paths.current(), Some(other));
+    }
+}
+
+#[test]
 fn pings_without_an_answer_are_forgotten() {
     let start = Instant::now();
     let mut paths = paths(true, start);
