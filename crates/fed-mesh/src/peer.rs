@@ -147,7 +147,8 @@ impl<S: Session> Peer<S> {
             // The small one first, so that it is not sent in one piece with the large one.
             let pings = std::iter::once((probes.small, 0)).chain(probes.large);
             for (number, length) in pings {
-                if !self.seal(&Control::Ping(number).padded(length), path, ctx, out) {
+                let ping = Control::Ping(number).padded(length);
+                if self.seal(&ping, path, ctx, out).is_none() {
                     self.width.sleep();
                 }
             }
@@ -202,7 +203,7 @@ impl<S: Session> Peer<S> {
                 Some(path) if self.session.is_ready() && self.paths.speaks() => {
                     self.ping(path, ctx, out);
                 }
-                Some(path) if self.seal(&[], path, ctx, out) => {}
+                Some(path) if self.seal(&[], path, ctx, out).is_some() => {}
                 Some(_) | None => self.initiate(ctx, out),
             }
         }

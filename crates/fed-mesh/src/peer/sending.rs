@@ -11,10 +11,9 @@ impl<S: Session> Peer<S> {
         self.width.sent(packet.len());
         if self.queue.is_empty()
             && let Some(path) = self.paths.towards()
-            && self.seal(packet, path, ctx, out)
+            && let Some(went) = self.seal(packet, path, ctx, out)
         {
-            self.paths.sent(false, ctx.now);
-            self.counters.inner_sent.add(packet.len());
+            self.count_sent(packet, went, ctx);
             return;
         }
         if !self.is_reachable(ctx) {
@@ -33,12 +32,18 @@ impl<S: Session> Peer<S> {
     pub(crate) fn settle(&mut self, ctx: Context<'_>, out: &mut Output) {
         while let Some(packet) = self.queue.pop_front() {
             let path = self.paths.towards();
-            if !path.is_some_and(|path| self.seal(&packet, path, ctx, out)) {
+            let Some(went) = path.and_then(|path| self.seal(&packet, path, ctx, out)) else {
                 self.queue.push_front(packet);
                 self.initiate(ctx, out);
                 return;
-            }
-            self.paths.sent(false, ctx.now);
+            };
+            self.count_sent(&packet, went, ctx);
+        }
+    }
+
+    fn count_sent(&mut self, packet: &[u8], went: bool, ctx: Context<'_>) {
+        self.paths.sent(false, ctx.now);
+        if went {
             self.counters.inner_sent.add(packet.len());
         }
     }
@@ -99,7 +104,10 @@ impl<S: Session> Peer<S> {
         let taken = self.paths.current() == Some(path);
         if !taken {
             self.seal(&Control::Probe(number).padded(MTU_MIN), path, ctx, out);
-        } else if self.seal(&Control::Ping(number).packet(), path, ctx, out) {
+        } else if self
+            .seal(&Control::Ping(number).packet(), path, ctx, out)
+            .is_some()
+        {
             self.paths.sent(false, ctx.now);
         }
     }
@@ -115,27 +123,23 @@ impl<S: Session> Peer<S> {
         }
     }
 
-    /// Encrypts a packet into the output, for `path`; `false` while there are no keys.
+    /// Encrypts a packet into the output, for `path`: whether it goes out, or is dropped for want of
+    /// the relay. `None` while there are no keys.
     pub(super) fn seal(
         &mut self,
         inner: &[u8],
         path: Path,
         ctx: Context<'_>,
         out: &mut Output,
-    ) -> bool {
+    ) -> Option<bool> {
         let length = (inner.len() + OVERHEAD).max(ROOM_MIN);
         let room = out.transmit_room(path.overhead() + length);
         let room = match path {
             Path::Udp(_) => room,
             Path::Relay(_) => frame::write(room, self.id, ctx.own),
         };
-        match self.session.seal(inner, room, ctx.now) {
-            None => false,
-            Some(length) => {
-                self.keep(path.overhead() + length, path, ctx, out);
-                true
-            }
-        }
+        let length = self.session.seal(inner, room, ctx.now)?;
+        Some(self.keep(path.overhead() + length, path, ctx, out))
     }
 
     /// Sends a message of the session by `path`.
@@ -156,8 +160,8 @@ impl<S: Session> Peer<S> {
         self.keep(length, path, ctx, out);
     }
 
-    /// Keeps what is at the head of the room for datagrams as one for `path`.
-    fn keep(&mut self, length: usize, path: Path, ctx: Context<'_>, out: &mut Output) {
+    /// Keeps what is at the head of the room for datagrams as one for `path`, if that is there.
+    fn keep(&mut self, length: usize, path: Path, ctx: Context<'_>, out: &mut Output) -> bool {
         let to = match path {
             Path::Udp(address) => Some(address),
             Path::Relay(via) => ctx.links().address(via),
@@ -178,5 +182,6 @@ impl<S: Session> Peer<S> {
                 }
             }
         }
+        to.is_some()
     }
 }

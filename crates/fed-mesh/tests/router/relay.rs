@@ -339,3 +339,23 @@ fn a_flooded_router_asks_for_cookies_by_way_of_the_relay_too() {
     let drops: u64 = triangle.routers[ALICE].drops().total();
     assert_eq!(drops, 0);
 }
+
+#[test]
+fn what_is_dropped_for_want_of_the_relay_does_not_count_as_sent() {
+    let mut triangle = Triangle::connected();
+    let sent = triangle.status(ALICE, BOB).inner_sent;
+    let bob = PeerConfig {
+        public_key: triangle.keys[BOB],
+        endpoints: vec![outer(BOB)],
+        allowed_ips: vec![Ipv6Prefix::host(inner(BOB))],
+        keepalive: Some(KEEPALIVE),
+    };
+    // The relay is no member any more.
+    triangle.routers[ALICE]
+        .set_peers(vec![bob], triangle.now)
+        .unwrap();
+    triangle.send(ALICE, BOB, b"nowhere to go");
+    let status = triangle.status(ALICE, BOB);
+    assert!(status.drops.get(DropReason::NoRelay) > 0);
+    assert_eq!(status.inner_sent, sent);
+}
