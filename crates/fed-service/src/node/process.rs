@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fed_core::Leases;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use tokio::time::Instant;
 
 use super::spec::NodeFolder;
@@ -74,6 +74,15 @@ async fn gone(folder: &NodeFolder, patience: Duration) -> Result<(), Vec<i32>> {
     }
 }
 
+/// Whether a process is one of this user: others may give theirs any command line.
+fn is_of_this_user(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    // Real, effective, saved, of the file system; see proc(5).
+    let effective = uids.and_then(|uids| uids.split_whitespace().nth(1)?.parse().ok());
+    effective == Some(geteuid().as_raw())
+}
+
 /// The processes of a node that can be seen.
 fn all(folder: &NodeFolder) -> Vec<Process> {
     let own = folder.path().as_os_str().as_encoded_bytes();
@@ -84,7 +93,8 @@ fn all(folder: &NodeFolder) -> Vec<Process> {
     };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(is_own).filter_map(Process::of).collect()
+    let own = pids.filter(|pid| is_own(pid) && is_of_this_user(*pid));
+    own.filter_map(Process::of).collect()
 }
 
 #[cfg(test)]
@@ -128,6 +138,24 @@ mod tests {
         assert_eq!(another.try_wait().unwrap(), None);
         assert_eq!(end(&other, Duration::ZERO).await, Ok(()));
         another.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_of_another_user_is_none_of_ours() {
+        let own = std::process::id().cast_signed();
+        assert!(is_of_this_user(own));
+        assert!(!is_of_this_user(i32::MAX), "there is none");
+        // Only root may become somebody else; to all others the first process is.
+        if geteuid().is_root() {
+            use std::os::unix::process::CommandExt as _;
+            let mut sleep = Command::new("sleep");
+            let mut other = sleep.arg("60").uid(65_534).spawn().unwrap();
+            assert!(!is_of_this_user(other.id().cast_signed()));
+            other.kill().unwrap();
+            other.wait().unwrap();
+        } else {
+            assert!(!is_of_this_user(1));
+        }
     }
 
     #[tokio::test]
