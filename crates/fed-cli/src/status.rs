@@ -161,10 +161,11 @@ fn tunnel(peer: &PeerReport) -> String {
         )
     };
     format!(
-        "tunnel to {:<16} {path}, {handshake}{round_trip}, MTU {}, {} B ({} packets) in, \
+        "tunnel to {:<16} {path}, {handshake}{round_trip}, MTU {}{}, {} B ({} packets) in, \
          {} B ({} packets) out{}{relayed}{}",
         peer.name,
         peer.path_mtu,
+        narrow(peer),
         peer.received_bytes,
         peer.received_packets,
         peer.sent_bytes,
@@ -172,6 +173,13 @@ fn tunnel(peer: &PeerReport) -> String {
         elsewhere(peer),
         dropped(&peer.drops)
     )
+}
+
+/// Whether even the least packets that are large do not pass.
+fn narrow(peer: &PeerReport) -> String {
+    peer.narrow_seconds.map_or_else(String::new, |seconds| {
+        format!(" (does not pass for {seconds} s: the path is too narrow)")
+    })
 }
 
 /// What of it did not go by the path that is taken now; nothing where all did.
@@ -235,12 +243,13 @@ mod tests {
         peer.paths.insert("relayed".to_owned(), path);
         (peer.endpoint, peer.relay) = (None, Some("operator".to_owned()));
         (peer.handshakes, peer.round_trip_microseconds) = (4, Some(12_400));
+        (peer.path_mtu, peer.narrow_seconds) = (1280, Some(5));
         (peer.relayed_bytes, peer.relayed_packets) = (1500, 5);
         peer.drops.insert("too-big".to_owned(), 6);
         assert_eq!(
             tunnel(&peer),
             "tunnel to ecmwf            relayed via operator, 4 handshakes, the last 31 s ago, \
-             round trip 12.4 ms, MTU 1420, 300 B (3 packets) in, 200 B (2 packets) out \
+             round trip 12.4 ms, MTU 1280 (does not pass for 5 s: the path is too narrow), 300 B (3 packets) in, 200 B (2 packets) out \
              (of these 280 B in and 160 B out direct), 1500 B (5 packets) relayed for it, dropped 6 too-big"
         );
     }

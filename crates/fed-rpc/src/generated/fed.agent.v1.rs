@@ -203,6 +203,10 @@ pub struct PeerState {
     /// The largest packet inside the tunnel that the path carries, in bytes.
     #[prost(uint32, tag = "9")]
     pub path_mtu: u32,
+    /// Since packets of the least path MTU have been found not to pass; absent
+    /// where they do.
+    #[prost(uint64, optional, tag = "19")]
+    pub narrow_seconds: ::core::option::Option<u64>,
     /// Absent before it has been measured.
     #[prost(uint64, optional, tag = "10")]
     pub round_trip_microseconds: ::core::option::Option<u64>,

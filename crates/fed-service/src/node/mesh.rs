@@ -286,6 +286,7 @@ fn peer_report(name: String, peer: &PeerStatus) -> PeerReport {
         heard_seconds_ago: peer.last_heard.map(|ago| ago.as_secs()),
         relay: None,
         path_mtu: u32::try_from(peer.path_mtu).unwrap_or(u32::MAX),
+        narrow_seconds: peer.narrow.map(|narrow| narrow.as_secs()),
         round_trip_microseconds: peer.rtt.map(microseconds),
         handshakes: peer.handshakes(),
         received_bytes: peer.received_bytes(),

@@ -102,6 +102,9 @@ pub struct PeerReport {
     pub heard_seconds_ago: Option<u64>,
     /// The largest packet inside the tunnel that the path to it carries, in bytes.
     pub path_mtu: u32,
+    /// Seconds since packets of the least path MTU have been found not to pass; nothing where they do.
+    #[serde(default)]
+    pub narrow_seconds: Option<u64>,
     /// Smoothed round-trip time in microseconds, once it has been measured.
     pub round_trip_microseconds: Option<u64>,
     /// Handshakes completed.

@@ -48,7 +48,7 @@ const PATH_METRICS: [PathMetric; 5] = [
     ),
 ];
 
-const METRICS: [Metric; 7] = [
+const METRICS: [Metric; 8] = [
     counter(
         "fed_mesh_received_packets_total",
         "Packets received from the peer inside the tunnel.",
@@ -78,6 +78,11 @@ const METRICS: [Metric; 7] = [
         "fed_mesh_round_trip_seconds",
         "Smoothed round-trip time to the peer.",
         |peer| peer.round_trip_microseconds.map(|time| whole(time) / 1e6),
+    ),
+    gauge(
+        "fed_mesh_path_narrow",
+        "1 where not even packets of 1280 bytes pass, else 0.",
+        |peer| Some(f64::from(u8::from(peer.narrow_seconds.is_some()))),
     ),
     gauge(
         "fed_mesh_path_mtu_bytes",
@@ -281,6 +286,7 @@ mod tests {
             relay: Some("eumetsat".into()),
             over_tls: false,
             path_mtu: 1440,
+            narrow_seconds: None,
             round_trip_microseconds: Some(81_250),
             handshakes: 2,
             received_bytes: 10,
