@@ -46,29 +46,39 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<()> 
         .enable_all()
         .build()?;
     let mut all: BTreeMap<String, Option<Status>> = BTreeMap::new();
+    let mut unanswered = Vec::new();
     for name in names {
         let status = runtime.block_on(async {
             match Running::find(&state, &name).await? {
                 Some(mut running) => running.status().await.map(Some),
                 None => Ok(None),
             }
-        })?;
-        all.insert(name.to_string(), status);
+        });
+        match status {
+            Ok(status) => drop(all.insert(name.to_string(), status)),
+            Err(error) if arguments.name.is_some() => return Err(error.into()),
+            Err(error) => unanswered.push(anyhow::Error::from(error)),
+        }
     }
     match arguments.output {
         Output::Text => {
-            if all.is_empty() {
+            if all.is_empty() && unanswered.is_empty() {
                 console::note("no federation is up; `fed up SITE…` starts one");
             }
             show_all(&all)?;
-            match arguments.name {
-                None => show_ends(&state),
-                Some(_) => Ok(()),
+            if arguments.name.is_none() {
+                show_ends(&state)?;
             }
         }
-        Output::Json => console::json(&all),
-        Output::Prometheus => console::data(metrics(all.values().flatten()).trim_end()),
+        Output::Json => console::json(&all)?,
+        Output::Prometheus => console::data(metrics(all.values().flatten()).trim_end())?,
     }
+    // One that does not answer hides none of the others; the last is told as every error is.
+    let last = unanswered.pop();
+    for error in &unanswered {
+        console::error(error);
+    }
+    last.map_or(Ok(()), Err)
 }
 
 fn show_all(all: &BTreeMap<String, Option<Status>>) -> anyhow::Result<()> {
