@@ -5,11 +5,12 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use crate::frame::{self, Frame, RouterId};
+use crate::control::Control;
+use crate::frame::{Frame, RouterId};
 use crate::packet::addresses;
 use crate::{
     Addressee, Content, DropReason, Ipv6Prefix, MTU_MIN, Opened, Origin, Output, PeerConfig,
-    PrivateKey, Protocol, PublicKey, Refusal, Router, Session, control,
+    PrivateKey, Protocol, PublicKey, Refusal, Router, Session,
 };
 
 /// The peer's address; all others of its /64 are its own too.
@@ -115,10 +116,10 @@ pub fn frames(input: &[u8], now: Instant) {
 fn passed_on(sender: u8, datagram: &[u8], out: &Output) {
     let frame = Frame::read(datagram).filter(|frame| frame.to != key(OWN).into());
     let Some(frame) = frame else {
-        // Only pings are answered, and to who asked.
-        let longest = frame::HEADER + control::LENGTH;
         for answer in out.trains(1, 0) {
-            assert!(answer.bytes.len() <= longest && answer.to == outer(sender));
+            assert_eq!(answer.to, outer(sender));
+            let inner = Frame::read(answer.bytes).map_or(answer.bytes, |frame| frame.message);
+            is_short_control(inner, datagram.len());
         }
         for packet in out.packets() {
             let source = addresses(packet).map(|ends| ends.source);
@@ -166,12 +167,18 @@ fn from_peer(packet: &[u8], out: &Output) {
     let expected: Vec<_> = own.iter().map(|_| packet).collect();
     assert_eq!(delivered, expected);
     for answer in out.trains(1, 0) {
-        assert_eq!(
-            answer.bytes.len(),
-            control::LENGTH,
-            "only pings are answered"
-        );
+        is_short_control(answer.bytes, packet.len());
     }
+}
+
+/// Only pings and probes are answered, by no more than came; and another path may be probed.
+fn is_short_control(answer: &[u8], came: usize) {
+    let control = Control::read(answer).expect("a control message");
+    let most = match control {
+        Control::Pong(_) => came,
+        Control::Ping(_) | Control::Probe(_) => MTU_MIN,
+    };
+    assert!(answer.len() <= most, "{} after {came}", answer.len());
 }
 
 fn from_tun(packet: &[u8], out: &Output) {

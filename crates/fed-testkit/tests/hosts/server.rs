@@ -189,7 +189,9 @@ pub(crate) fn exec() {
     assert_eq!(nowhere.code(), Some(125));
 
     let script = "trap 'echo got; exit 5' INT; echo up; while :; do sleep 0.1; done";
-    let (mut child, mut output) = start(server.exec("a", &["sh", "-c", script]), "up");
+    // Tests that are started in the background inherit that it is ignored, which no shell undoes.
+    let shell = ["env", "--default-signal=INT", "sh", "-c", script];
+    let (mut child, mut output) = start(server.exec("a", &shell), "up");
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     assert_eq!(crate::wan::read_line(&mut output), "got");
     assert_eq!(child.wait().unwrap().code(), Some(5));
