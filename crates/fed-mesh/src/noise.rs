@@ -29,8 +29,12 @@ const DATA: u8 = 4;
 const COUNTER_MAX: u64 = u64::MAX - (1 << 13);
 
 /// So long after it has answered a handshake a router starts none itself: enough for an answer to
-/// come that is already on its way, where round trips take less than twice this.
+/// come that is already on its way, where round trips take less than twice this. Of a series of
+/// calls the first counts: that there are more shows that its answers do not arrive.
 const ANSWER_HOLD: Duration = Duration::from_secs(1);
+
+/// Calls that come within this time of the first are one series.
+const ANSWER_SERIES: Duration = Duration::from_secs(8);
 
 /// boringtun keeps so many sessions of one peer.
 const SESSIONS: usize = 8;
@@ -150,7 +154,7 @@ pub struct NoiseSession {
     unconfirmed: VecDeque<Answered>,
     /// The peer's indices of the sessions that both ends hold the keys of.
     confirmed: VecDeque<Index>,
-    /// When a handshake was last answered that has not been confirmed.
+    /// When the first handshake of a series was answered, of which none has been confirmed.
     answered: Option<Instant>,
     next_tick: Instant,
 }
@@ -193,7 +197,8 @@ impl NoiseSession {
         match reply.first() {
             Some(&RESPONSE) => {
                 push(&mut self.unconfirmed, Answered { ours, theirs });
-                self.answered = Some(now);
+                let same = |first: &Instant| now.saturating_duration_since(*first) < ANSWER_SERIES;
+                self.answered = self.answered.filter(same).or(Some(now));
                 false
             }
             Some(&DATA) => {

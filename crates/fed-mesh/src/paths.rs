@@ -261,7 +261,13 @@ impl Paths {
     /// Notes an authentic datagram; whether another path is taken since.
     pub(crate) fn hear(&mut self, path: Path, sign: Sign, now: Instant) -> bool {
         let Some(current) = self.current else {
+            // Who calls is answered by the way it came, which may be dead in that direction: we call
+            // on, by all others too.
+            let call = self.seek.filter(|seek| seek.why == Why::Call);
             self.go_to(path, now);
+            if sign == Sign::Try && call.is_some() {
+                self.seek = call;
+            }
             return true;
         };
         if path == current {

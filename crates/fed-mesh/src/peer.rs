@@ -61,7 +61,7 @@ pub(crate) struct Peer<S> {
     heard: Option<Instant>,
     /// When data last came, if it has not been asked since where more is.
     data: Option<Instant>,
-    /// When something was last sent, or a keepalive could not be.
+    /// When something was last sent in a session, or a keepalive could not be.
     spoke: Instant,
     silent: bool,
     handshake: Option<Instant>,

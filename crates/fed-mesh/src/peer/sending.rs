@@ -139,7 +139,11 @@ impl<S: Session> Peer<S> {
             Path::Relay(_) => frame::write(room, self.id, ctx.own),
         };
         let length = self.session.seal(inner, room, ctx.now)?;
-        Some(self.keep(path.overhead() + length, path, ctx, out))
+        let sent = self.keep(path.overhead() + length, path, ctx, out);
+        if sent && self.paths.current() == Some(path) {
+            self.spoke = ctx.now;
+        }
+        Some(sent)
     }
 
     /// Sends a message of the session by `path`.
@@ -171,9 +175,6 @@ impl<S: Session> Peer<S> {
             Some(to) => {
                 out.keep_transmit(to, length);
                 self.counters.by_path.of(path.kind()).sent.add(length);
-                if taken {
-                    self.spoke = ctx.now;
-                }
             }
             None => {
                 self.count_drop(DropReason::NoRelay, 1);

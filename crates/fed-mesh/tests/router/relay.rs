@@ -27,6 +27,8 @@ struct Triangle {
     now: Instant,
     /// Between which nothing passes, in both directions.
     cut: BTreeSet<(usize, usize)>,
+    /// From which nothing passes to the other.
+    dead: BTreeSet<(usize, usize)>,
     /// All datagrams that arrived at the relay.
     at_relay: Vec<Vec<u8>>,
 }
@@ -53,6 +55,7 @@ impl Triangle {
             routers: Vec::new(),
             now,
             cut: BTreeSet::from([(ALICE, BOB)]),
+            dead: BTreeSet::new(),
             at_relay: Vec::new(),
         };
         for (node, key) in keys.into_iter().enumerate() {
@@ -111,7 +114,8 @@ impl Triangle {
 
     fn carry(&mut self, from: usize, transmit: &Transmit) {
         let to = (0..3).find(|node| outer(*node) == transmit.to).unwrap();
-        if self.cut.contains(&(from.min(to), from.max(to))) {
+        let cut = self.cut.contains(&(from.min(to), from.max(to)));
+        if cut || self.dead.contains(&(from, to)) {
             return;
         }
         if to == RELAY {
@@ -161,6 +165,31 @@ fn what_a_relay_passes_on_it_cannot_read_and_does_not_keep() {
     triangle.send(BOB, ALICE, b"back");
     triangle.pump();
     assert_eq!(triangle.delivered(ALICE), [packet(BOB, ALICE, b"back")]);
+}
+
+#[test]
+fn where_one_direction_is_dead_a_relay_is_found() {
+    for senders in [&[][..], &[ALICE], &[BOB], &[ALICE, BOB]] {
+        let mut triangle = Triangle::new();
+        triangle.cut.clear();
+        triangle.dead.insert((ALICE, BOB));
+        for _ in 0..40 {
+            for sender in senders {
+                let other = ALICE + BOB - sender;
+                triangle.send(*sender, other, b"to the other");
+            }
+            triangle.run(Duration::from_millis(100));
+        }
+        for (node, other) in [(ALICE, BOB), (BOB, ALICE)] {
+            let connected = triangle.status(node, other).connected;
+            assert!(connected, "{node}, senders {senders:?}");
+        }
+        triangle.delivered(BOB);
+        triangle.send(ALICE, BOB, b"arrives");
+        triangle.pump();
+        let delivered = triangle.delivered(BOB);
+        assert_eq!(delivered, [packet(ALICE, BOB, b"arrives")], "{senders:?}");
+    }
 }
 
 #[test]
