@@ -1,18 +1,24 @@
 //! The processes of a node as its host sees them. Both halves bear the node's folder in their command
 //! line, so that they are found whoever has started them, and whatever was noted of them.
 
+use std::fmt::Display;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use fed_core::Leases;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
-use tokio::time::Instant;
+use nix::unistd::Pid;
+use tokio::time::{Instant, timeout};
+use tracing::warn;
 
 use super::spec::NodeFolder;
 
 /// How often processes that end are looked at.
 const POLL: Duration = Duration::from_millis(20);
+
+/// How long it may take to look at all processes of the host.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A process: a number that is used again has another start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +54,7 @@ pub(crate) async fn end(folder: &NodeFolder, patience: Duration) -> Result<(), V
     if gone(folder, patience).await.is_ok() {
         return Ok(());
     }
-    for process in all(folder) {
+    for process in all(folder).await {
         // It may have ended this moment.
         let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
     }
@@ -59,7 +65,7 @@ pub(crate) async fn end(folder: &NodeFolder, patience: Duration) -> Result<(), V
 async fn gone(folder: &NodeFolder, patience: Duration) -> Result<(), Vec<i32>> {
     let begun = Instant::now();
     loop {
-        let mut found = all(folder);
+        let mut found = all(folder).await;
         if found.is_empty() {
             return Ok(());
         }
@@ -74,27 +80,75 @@ async fn gone(folder: &NodeFolder, patience: Duration) -> Result<(), Vec<i32>> {
     }
 }
 
-/// Whether a process is one of this user: others may give theirs any command line.
-fn is_of_this_user(pid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    // Real, effective, saved, of the file system; see proc(5).
-    let effective = uids.and_then(|uids| uids.split_whitespace().nth(1)?.parse().ok());
-    effective == Some(geteuid().as_raw())
+/// The processes of a node that can be seen.
+async fn all(folder: &NodeFolder) -> Vec<Process> {
+    let own = folder.path().to_owned();
+    let looking = tokio::task::spawn_blocking(move || look(&own));
+    match timeout(LOOK, looking).await {
+        Ok(found) => found.unwrap_or_default(),
+        Err(_) => {
+            warn!(
+                folder = %folder.path().display(),
+                "the processes of this host could not be looked at in {} s, as where one hangs on a \
+                 dead file system; see whether one is left with this folder in its command line",
+                LOOK.as_secs()
+            );
+            Vec::new()
+        }
+    }
 }
 
-/// The processes of a node that can be seen.
-fn all(folder: &NodeFolder) -> Vec<Process> {
-    let own = folder.path().as_os_str().as_encoded_bytes();
-    let is_own = |pid: &i32| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut arguments = command.split(|byte| *byte == 0).skip(1);
-        arguments.next() == Some(b"node") && arguments.next() == Some(own)
+fn look(folder: &Path) -> Vec<Process> {
+    let Some(own) = Place::of("self") else {
+        return Vec::new();
     };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let own = pids.filter(|pid| is_own(pid) && is_of_this_user(*pid));
-    own.filter_map(Process::of).collect()
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    // Who it is comes first: to read a command line may take as long as that process hangs.
+    let near = pids.filter(|pid| Place::of(pid).is_some_and(|place| place.is_near(own)));
+    near.filter(|pid| is_node(*pid, folder))
+        .filter_map(Process::of)
+        .collect()
+}
+
+fn is_node(pid: i32, folder: &Path) -> bool {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut arguments = command.split(|byte| *byte == 0).skip(1);
+    let folder = folder.as_os_str().as_encoded_bytes();
+    arguments.next() == Some(b"node") && arguments.next() == Some(folder)
+}
+
+/// Whose a process is, and where: others, and those of containers, may have any command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Effective user.
+    uid: u32,
+    /// In how many PID namespaces it is, as far as they can be seen, and its number in the innermost.
+    depth: usize,
+    innermost: i32,
+}
+
+impl Place {
+    fn of(pid: impl Display) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let words = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().split_whitespace()
+        };
+        Some(Self {
+            // Real, effective, saved, of the file system; see proc(5).
+            uid: words("Uid:").nth(1)?.parse().ok()?,
+            depth: words("NSpid:").count(),
+            innermost: words("NSpid:").last()?.parse().ok()?,
+        })
+    }
+
+    /// Whether it is this user's, and in this process's PID namespace or the first of a sandbox there.
+    fn is_near(self, own: Self) -> bool {
+        let here = self.depth == own.depth;
+        let first_below = self.depth == own.depth + 1 && self.innermost == 1;
+        self.uid == own.uid && (here || first_below)
+    }
 }
 
 #[cfg(test)]
@@ -141,21 +195,22 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_another_user_is_none_of_ours() {
-        let own = std::process::id().cast_signed();
-        assert!(is_of_this_user(own));
-        assert!(!is_of_this_user(i32::MAX), "there is none");
-        // Only root may become somebody else; to all others the first process is.
-        if geteuid().is_root() {
-            use std::os::unix::process::CommandExt as _;
-            let mut sleep = Command::new("sleep");
-            let mut other = sleep.arg("60").uid(65_534).spawn().unwrap();
-            assert!(!is_of_this_user(other.id().cast_signed()));
-            other.kill().unwrap();
-            other.wait().unwrap();
-        } else {
-            assert!(!is_of_this_user(1));
-        }
+    fn a_process_of_another_user_or_a_container_is_none_of_ours() {
+        let own = Place::of("self").unwrap();
+        assert!(own.is_near(own));
+        assert_eq!(Place::of(i32::MAX), None, "there is none");
+        let other = Place {
+            uid: own.uid + 1,
+            ..own
+        };
+        assert!(!other.is_near(own));
+        let below = |innermost| Place {
+            depth: own.depth + 1,
+            innermost,
+            ..own
+        };
+        assert!(below(1).is_near(own), "the first of a sandbox");
+        assert!(!below(7).is_near(own));
     }
 
     #[tokio::test]
