@@ -18,6 +18,10 @@ use crate::path::{Path, canonical};
 /// Pings that may be without an answer at a time; beyond it the oldest is forgotten.
 const PINGS: usize = 64;
 
+/// No path that comes up by itself is asked after so many pings within [`SEEK_EVERY`]: who speaks
+/// from everywhere would have probes sent to everybody. It is more than a round of ours takes.
+const UNASKED: usize = 16;
+
 /// After this long a ping will not be answered any more.
 const PING_LIFE: Duration = Duration::from_secs(10);
 
@@ -75,6 +79,8 @@ struct Ping {
     number: u64,
     path: Path,
     sent: Instant,
+    /// Whether it went by another path than the one that was taken, and so was as long as a probe.
+    probes: bool,
 }
 
 impl Ping {
@@ -324,9 +330,9 @@ impl Paths {
         if !(self.is_better(path) || self.is_chosen(path) || self.is_doubtful()) {
             return false;
         }
-        let first = self.pings.front();
-        let full = self.pings.len() == PINGS && first.is_some_and(|ping| ping.is_recent(now));
-        !full && !self.is_asked(path, now)
+        let recent = self.pings.iter().rev();
+        let recent = recent.take_while(|ping| ping.is_recent(now)).count();
+        recent < UNASKED && !self.is_asked(path, now)
     }
 
     /// Whether a ping has just gone by `path`.
@@ -347,6 +353,7 @@ impl Paths {
             number: self.number,
             path,
             sent: now,
+            probes: self.current != Some(path),
         });
         self.number
     }
@@ -363,6 +370,10 @@ impl Paths {
         let Some(ping) = position.and_then(|position| self.pings.remove(position)) else {
             return false;
         };
+        // Of a path that has been left meanwhile it does not say that packets pass.
+        if !ping.probes && self.current != Some(ping.path) {
+            return false;
+        }
         let rtt = now.saturating_duration_since(ping.sent);
         let moved = self.hear(ping.path, Sign::Answer, now);
         if self.current == Some(ping.path) {

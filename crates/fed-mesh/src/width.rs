@@ -226,7 +226,10 @@ impl Width {
             }
             Some(round) => match self.judge(round) {
                 Some(round) => Some(self.send(round, now)),
-                None => self.next(now),
+                None => {
+                    self.rest(now);
+                    self.next(now)
+                }
             },
             None => self.next(now),
         }

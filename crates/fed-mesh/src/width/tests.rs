@@ -137,8 +137,12 @@ fn a_path_that_is_too_narrow_for_any_packet_is_found_out_and_carries_them_when_i
         let sent = world.sent;
         world.run(RAISE / 2);
         assert!(width == floor || world.sent == sent, "it is asked again");
+        let sent = world.sent;
         world.transfer(MINUTE);
         assert_eq!(world.path.is_narrow(), width < floor, "width {width}");
+        let looks = MINUTE.as_secs() / CONFIRM.as_secs();
+        let most = usize::try_from(looks).unwrap() * 2 * usize::from(FLOOR_PROBES);
+        assert!(world.sent - sent <= most, "width {width}");
         world.link.width = 1500;
         let found = world.transfer(if width < floor { MINUTE } else { RAISE });
         assert_eq!(found, [MTU_MIN, 1440], "width {width}");

@@ -131,17 +131,19 @@ impl Mesh {
     pub(super) async fn connect(&mut self, peers: Vec<Peer>) -> Result<(), String> {
         let mut keys = BTreeMap::new();
         let mut told = BTreeMap::new();
-        for peer in peers {
+        // At the same time: a name server that is dead keeps each waiting for some seconds.
+        let resolved = peers.iter().map(async |peer| match &peer.endpoint {
+            None => Ok(Vec::new()),
+            Some(endpoint) => resolve(endpoint).await,
+        });
+        let resolved = futures::future::try_join_all(resolved).await?;
+        for (peer, mut endpoints) in peers.into_iter().zip(resolved) {
             let public_key: PublicKey = peer
                 .public_key
                 .parse()
                 .map_err(|error| format!("peer {:?}: {error}", peer.member))?;
             let prefix = Ipv6Prefix::new(self.federation.subnet(peer.member), SUBNET_LEN)
                 .map_err(|error| error.to_string())?;
-            let mut endpoints = match &peer.endpoint {
-                None => Vec::new(),
-                Some(endpoint) => resolve(endpoint).await?,
-            };
             endpoints.extend(peer.candidates);
             let fingerprint = Some(peer.fingerprint).filter(|fingerprint| !fingerprint.is_empty());
             let fingerprint = fingerprint
