@@ -58,7 +58,7 @@ pub(super) const ALL: &[Step] = &[
     pytest("python", Tier::Always, 15, |ground, log| {
         run_pytest(ground, log, "tests/python")
     }),
-    pytest("e2e", Tier::Slow, 30, end_to_end),
+    pytest("e2e", Tier::Slow, 45, end_to_end),
 ];
 
 /// The names that `--only` takes.
